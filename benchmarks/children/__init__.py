@@ -1,0 +1,1 @@
+"""Small processes that the memory and idle scenarios start and look at from outside."""

@@ -1,0 +1,49 @@
+// An engine with its native executors, and the references to Python objects that it keeps.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "tidegate/engine.hpp"
+#include "tidegate/native_executor.hpp"
+#include "tidegate/waist.hpp"
+
+namespace tidegate::bindings {
+
+class EngineOwner {
+  public:
+    explicit EngineOwner(const Policy& policy);
+    /// \pre The GIL is held: slab memory and orphaned tenants are Python objects.
+    ~EngineOwner();
+    EngineOwner(const EngineOwner&) = delete;
+    EngineOwner& operator=(const EngineOwner&) = delete;
+
+    Engine& engine() noexcept { return engine_; }
+    const Engine& engine() const noexcept { return engine_; }
+
+    // Each of these releases the GIL.
+    void close(bool drain);
+    void abandon_running();
+    bool wait_drained(std::optional<double> timeout);
+    void join_native();
+
+    void start_native(std::uintptr_t address, std::uintptr_t user_data);
+    void mark_forked();
+
+  private:
+    void release_orphans();
+
+    Engine engine_;
+    std::vector<std::unique_ptr<NativeExecutor>> native_;
+};
+
+/// What the capsule holds: the handle that Cython sees, and a share of the engine.
+struct SharedHandle : EngineHandle {
+    std::shared_ptr<EngineOwner> owner;
+};
+
+}  // namespace tidegate::bindings

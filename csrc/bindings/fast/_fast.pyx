@@ -1,0 +1,109 @@
+# cython: language_level=3, binding=False, embedsignature=False, boundscheck=False
+# cython: wraparound=False, initializedcheck=False, freethreading_compatible=False
+# distutils: language = c++
+"""The verbs of tidegate for Python: submit, run, resolve, and the Future.
+
+One translation unit; each part has a file of its own. From the bottom up:
+
+    schema.pxi    what a request looks like, and copying it into staging memory
+    batch.pxi     the Python side of a batch: outputs, errors, who awaits it where
+    channels.pxi  event loops and the callback thread: one wake-up for all completions
+    future.pxi    the handle of a request
+    bulk.pxi      the handle of a request of many rows
+    session.pxi   what a batcher, its executors and its batches share
+    runner.pxi    taking a batch and running the model
+    gateway.pxi   the base of Batcher: submit and call
+"""
+import asyncio
+import concurrent.futures
+import contextvars
+import logging
+import os
+import sys
+import threading
+import weakref
+
+import numpy as np
+
+from tidegate.errors import (
+    ClosedError,
+    DeadlineError,
+    ForkedProcessError,
+    InputError,
+    ModelError,
+    OutputError,
+    QueueFullError,
+    TidegateError,
+)
+from tidegate.specs import infer_spec, leaves
+
+cimport cython
+cimport numpy as cnp
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.string cimport memcpy
+from libcpp.vector cimport vector
+
+from waist cimport *
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    ctypedef PySendResult (*sendfunc)(PyObject*, PyObject*, PyObject**) except PYGEN_ERROR
+    ctypedef struct PyAsyncMethods:
+        sendfunc am_send
+    ctypedef struct RawType "PyTypeObject":
+        PyAsyncMethods* tp_as_async
+    ctypedef PyObject* (*PyCFunction)(PyObject*, PyObject*)
+    int PyCFunction_CheckExact(object)
+    PyCFunction PyCFunction_GetFunction(object)
+    PyObject* PyCFunction_GetSelf(object)
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+    int PyErr_CheckSignals() except -1
+    PyObject* PyThreadState_GetDict()
+    PyObject* PyDict_GetItem(PyObject*, object)
+    unsigned long PyThread_get_thread_ident()
+    int Py_AddPendingCall(int (*)(void*) noexcept, void*) nogil
+    Py_ssize_t Py_REFCNT(PyObject*)
+    object PyObject_CallOneArg(object, object)
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(PyTypeObject*, cnp.dtype, int, const cnp.npy_intp*,
+                                const cnp.npy_intp*, void*, int, PyObject*)
+    int PyArray_SetBaseObject(cnp.ndarray, PyObject*) except -1
+    object PyArray_ToScalar(void*, cnp.ndarray)
+    PyTypeObject PyArray_Type
+    int NPY_ARRAY_WRITEABLE
+    int PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
+    int PyArray_ISALIGNED(cnp.ndarray)
+
+# Rows larger than this are copied with the GIL released.
+cdef enum:
+    LARGE_ROW = 65536
+# Rows up to this are copied out of a batch's outputs, larger ones are views of them: a kept view
+# keeps the whole batch's outputs alive.
+cdef enum:
+    SMALL_ROW = 1024
+
+cdef object _logger = logging.getLogger("tidegate")
+
+include "schema.pxi"
+include "batch.pxi"
+include "channels.pxi"
+include "future.pxi"
+include "bulk.pxi"
+include "session.pxi"
+include "runner.pxi"
+include "gateway.pxi"
+
+# Fill the am_send slots; Cython has no syntax for them.
+(<RawType*>Future).tp_as_async.am_send = _future_send
+(<RawType*>BulkFuture).tp_as_async.am_send = _future_send

@@ -1,0 +1,218 @@
+# The Python side of a batch: its outputs or its error, and who awaits it where.
+
+cdef enum:
+    NO_OUTPUT = 0
+    ARRAY_OUTPUT = 1
+    TUPLE_OUTPUT = 2
+    MAPPING_OUTPUT = 3
+    LIST_OUTPUT = 4
+
+
+cdef object _row(cnp.ndarray array, uint32_t index, bint copy):
+    """Row `index` of an output array; a scalar if the array has one axis."""
+    cdef char* data = <char*>cnp.PyArray_DATA(array) + index * cnp.PyArray_STRIDE(array, 0)
+    cdef int ndim = cnp.PyArray_NDIM(array)
+    if ndim == 1:
+        return PyArray_ToScalar(data, array)
+    row = _view(array, data, ndim - 1, cnp.PyArray_DIMS(array) + 1, cnp.PyArray_STRIDES(array) + 1)
+    return cnp.PyArray_NewCopy(row, cnp.NPY_CORDER) if copy else row
+
+
+cdef cnp.ndarray _output_array(object value, uint32_t rows):
+    """An output leaf as an array with one row per request, or OutputError."""
+    if not cnp.PyArray_CheckExact(value):
+        if not (hasattr(value, "__array__") or hasattr(value, "__array_interface__")):
+            raise OutputError(
+                f"the model must return arrays whose first axis is {rows}, a tuple or mapping of "
+                f"them, or a list of {rows} objects; got {_describe(value)}")
+        value = np.asarray(value)
+    cdef cnp.ndarray array = <cnp.ndarray>value
+    if cnp.PyArray_NDIM(array) == 0:
+        raise OutputError(f"expected {rows} rows from the model, got a scalar", expected=rows)
+    if cnp.PyArray_DIM(array, 0) != rows:
+        raise OutputError(
+            f"expected {rows} rows from the model, got {cnp.PyArray_DIM(array, 0)} "
+            f"(an output of shape {value.shape})", expected=rows, given=value.shape[0])
+    return array
+
+
+cdef bint _ours_alone(object array, object staging_arrays):
+    """True if nobody but the batch can write to the memory behind `array`."""
+    cdef PyObject* base = cnp.PyArray_BASE(<cnp.ndarray>array)
+    if base == NULL:
+        return True
+    for staged in staging_arrays:
+        if base == <PyObject*>staged:
+            return True
+    # A reshaped temporary: its base is held by the array alone.
+    return (cnp.PyArray_CheckExact(<object>base)
+            and cnp.PyArray_BASE(<cnp.ndarray>base) == NULL and Py_REFCNT(base) == 1)
+
+
+cdef class BatchState:
+    """One batch as its futures see it; kept alive by them and by the core until it has run."""
+    cdef Session session
+    cdef Batch* core
+    cdef int kind
+    cdef bint copy_rows
+    cdef object outputs    # an array, tuple, dict or list, by `kind`
+    cdef type row_type     # of a named tuple
+    cdef object error      # what the model raised, or an OutputError
+    cdef list rows         # submitted objects, for collate="list"
+    cdef Channel channel   # the first consumer with futures here, and those futures
+    cdef list awaiting
+    cdef dict more_channels
+
+    def __dealloc__(self):
+        if self.core != NULL:
+            self.session.w.batch_release(self.core)
+
+    # -- what the executor does ----------------------------------------------------------------
+
+    cdef int set_outputs(self, object answer, uint32_t rows, Staging staging, int references,
+                         uint32_t* failed) except -1:
+        """Checks and keeps the model's answer.
+
+        `references` are those that our caller holds on `answer`.
+        """
+        cdef bint alone
+        failed[0] = 0
+        if isinstance(answer, list):
+            if len(answer) != rows:
+                raise OutputError(f"expected a list of {rows} objects from the model, "
+                                  f"got {len(answer)}", expected=rows, given=len(answer))
+            for item in answer:
+                if isinstance(item, BaseException):
+                    failed[0] += 1
+            self.kind, self.outputs = LIST_OUTPUT, answer
+            return 0
+        if isinstance(answer, tuple):
+            parts = [_output_array(part, rows) for part in answer]
+            self.kind = TUPLE_OUTPUT
+            if hasattr(answer, "_make"):
+                self.row_type = type(answer)
+        elif not cnp.PyArray_CheckExact(answer) and hasattr(answer, "keys"):
+            keys = list(answer.keys())
+            parts = [_output_array(answer[key], rows) for key in keys]
+            self.kind = MAPPING_OUTPUT
+        else:
+            # An array that the model keeps has more references than ours.
+            array = _output_array(answer, rows)
+            alone = array is not answer or Py_REFCNT(<PyObject*>answer) <= references + 1
+            array = self._own(array, staging, alone)
+            self.kind, self.outputs = ARRAY_OUTPUT, array
+            self._choose_copies((array,))
+            return 0
+        for i in range(len(parts)):
+            parts[i] = self._own(parts[i], staging, False)
+        self.outputs = tuple(parts) if self.kind == TUPLE_OUTPUT else dict(zip(keys, parts))
+        self._choose_copies(parts)
+        return 0
+
+    cdef object _own(self, object array, Staging staging, bint alone):
+        """The array itself if no later batch can change it, else a copy."""
+        if alone and _ours_alone(array, staging.arrays):
+            return array
+        return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
+
+    cdef void _choose_copies(self, object arrays):
+        cdef size_t largest = 0
+        if self.session.row_mode != AUTO_ROWS:
+            self.copy_rows = self.session.row_mode == COPY_ROWS
+            return
+        for array in arrays:
+            largest = max(largest, <size_t>(<cnp.ndarray>array).strides[0])
+        self.copy_rows = largest <= SMALL_ROW
+
+    # -- what callers do -----------------------------------------------------------------------
+
+    cdef object answer(self, uint32_t slot):
+        """The answer to a claimed request of a batch that is done, or raises its error."""
+        cdef Outcome outcome = self.session.w.batch_outcome(self.core)
+        cdef uint32_t row
+        if outcome == Outcome.Completed:
+            row = self.session.w.batch_row(self.core, slot)
+            if self.kind == ARRAY_OUTPUT:
+                return _row(<cnp.ndarray>self.outputs, row, self.copy_rows)
+            if self.kind == LIST_OUTPUT:
+                item = (<list>self.outputs)[row]
+                if isinstance(item, BaseException):
+                    raise item
+                return item
+            if self.kind == TUPLE_OUTPUT:
+                parts = [_row(part, row, self.copy_rows) for part in <tuple>self.outputs]
+                return tuple(parts) if self.row_type is None else self.row_type._make(parts)
+            return {key: _row(part, row, self.copy_rows)
+                    for key, part in (<dict>self.outputs).items()}
+        raise self.failure(outcome)
+
+    cdef object failure(self, Outcome outcome):
+        """A new exception for one caller: a shared one would collect everybody's tracebacks."""
+        if outcome == Outcome.Failed:
+            error = self.error
+            if isinstance(error, OutputError):
+                return OutputError(str(error), expected=error.expected, given=error.given)
+            if error is None:
+                status = self.session.w.batch_status(self.core)
+                return ModelError(f"the native model of {self.session.name!r} returned {status}")
+            failure = ModelError(
+                f"the model of {self.session.name!r} raised {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return failure
+        return ClosedError(f"batcher {self.session.name!r} was closed before the request was done")
+
+    cdef object settled_error(self, SlotState state):
+        """The exception of a request that never ran."""
+        if state == SlotState.Expired:
+            return DeadlineError(
+                f"the request's timeout passed while it waited in the queue of "
+                f"{self.session.name!r}; raise the timeout or lower the load")
+        return ClosedError(f"batcher {self.session.name!r} was closed before the request ran")
+
+    cdef int wait(self, uint32_t slot, int64_t deadline, WaitResult* result) except -1:
+        """Sleeps until the batch is done, the slot settled or the deadline past; hears Ctrl-C."""
+        cdef const Waist* w = self.session.w
+        cdef Engine* engine = self.session.engine
+        cdef int64_t wanted
+        self.session.check_may_wait()
+        while True:
+            with nogil:
+                result[0] = w.batch_wait(engine, self.core, slot, deadline)
+                wanted = w.gate_want()
+            w.gate_got(wanted)
+            if result[0] != WaitResult.Interrupted:
+                return 0
+            PyErr_CheckSignals()
+
+    # -- who awaits it -------------------------------------------------------------------------
+
+    cdef int add_awaiting(self, Channel channel, object future) except -1:
+        """Has `channel` told, once, when the batch is done; `future` fires then."""
+        cdef list futures
+        if self.channel is channel:
+            if self.awaiting is not None:
+                self.awaiting.append(future)
+                return 0
+        elif self.channel is not None:
+            if self.more_channels is None:
+                self.more_channels = {}
+            futures = self.more_channels.get(channel)
+            if futures is not None:
+                futures.append(future)
+                return 0
+            self.more_channels[channel] = [future]
+            return channel.subscribe(self)
+        self.channel, self.awaiting = channel, [future]
+        return channel.subscribe(self)
+
+    cdef list awaiting_of(self, Channel channel):
+        if self.channel is channel:
+            return self.awaiting
+        return None if self.more_channels is None else self.more_channels.get(channel)
+
+    cdef list take_awaiting(self, Channel channel):
+        cdef list futures
+        if self.channel is channel:
+            futures, self.awaiting = self.awaiting, None
+            return futures
+        return None if self.more_channels is None else self.more_channels.pop(channel, None)

@@ -1,0 +1,265 @@
+# Event loops and the callback thread: each gets one wake-up for all that has finished.
+#
+# A task that awaits a future is resumed directly from the loop's reader callback: entering the
+# task's context and calling its own wake-up, as the loop's Handle would, without making one. That
+# happens only there, never from within another task's step; all other callbacks go through
+# call_soon.
+
+cdef PyCFunction _task_wakeup = NULL
+cdef object _Task = asyncio.Task
+cdef object _get_running_loop = asyncio._get_running_loop
+cdef bint _loop_is_in_thread_state = sys.version_info < (3, 12)
+cdef str _LOOP_KEY = "__asyncio_running_event_loop__"
+
+# id(loop) -> weak reference to its channel; the loop's own reader handle keeps the channel alive.
+cdef dict _channels = {}
+cdef object _last_holder = None
+cdef LoopChannel _last_channel = None
+cdef CallbackChannel _callback_channel = None
+
+
+cdef bint _is_task_wakeup(object callback):
+    """True for the wake-up of a C task, which may be called directly."""
+    global _task_wakeup
+    if not PyCFunction_CheckExact(callback):
+        return False
+    if _task_wakeup != NULL:
+        return (PyCFunction_GetFunction(callback) == _task_wakeup
+                and type(<object>PyCFunction_GetSelf(callback)) is _Task)
+    if callback.__name__ == "task_wakeup" and type(callback.__self__) is _Task:
+        _task_wakeup = PyCFunction_GetFunction(callback)
+        return True
+    return False
+
+
+cdef LoopChannel current_channel():
+    """The channel of the loop that runs in this thread, or None."""
+    global _last_holder, _last_channel
+    cdef PyObject* holder
+    cdef PyObject* state
+    if _loop_is_in_thread_state:
+        # get_running_loop() asks for the process id each time before 3.12. The holder object is
+        # replaced whenever the running loop changes, so its identity stands for the loop.
+        state = PyThreadState_GetDict()
+        if state == NULL:
+            return None
+        holder = PyDict_GetItem(state, _LOOP_KEY)
+        if holder == NULL:
+            return None
+        if holder == <PyObject*>_last_holder:
+            return _last_channel
+        loop = _get_running_loop()
+        if loop is None:
+            return None
+        channel = channel_of(loop)
+        _last_holder, _last_channel = <object>holder, channel
+        return channel
+    loop = _get_running_loop()
+    if loop is None:
+        return None
+    if _last_channel is not None and _last_channel.loop is loop:
+        return _last_channel
+    _last_channel = channel_of(loop)
+    return _last_channel
+
+
+cdef LoopChannel channel_of(object loop):
+    reference = _channels.get(id(loop))
+    channel = None if reference is None else reference()
+    if channel is None or (<LoopChannel>channel).loop is not loop:
+        channel = LoopChannel(loop)
+        key = id(loop)
+        _channels[key] = weakref.ref(channel)
+        for stale in [key for key, reference in _channels.items() if reference() is None]:
+            del _channels[stale]
+    return channel
+
+
+cdef CallbackChannel callback_channel():
+    """The channel of the callback thread, started when it is first needed."""
+    global _callback_channel
+    if _callback_channel is None:
+        _callback_channel = CallbackChannel()
+        threading.Thread(target=_callback_channel.run, name="tidegate-callbacks",
+                         daemon=True).start()
+    return _callback_channel
+
+
+cdef class Channel:
+    """A consumer of finished batches: owns a port, fires the futures that await a batch."""
+    cdef object __weakref__
+    cdef Port* port
+    cdef const Waist* w
+
+    def __cinit__(self):
+        self.port = NULL
+        self.w = _waist()
+
+    cdef int open(self, bint blocking) except -1:
+        self.port = self.w.port_new(blocking)
+        if self.port == NULL:
+            raise OSError("tidegate could not open an eventfd: too many open files")
+        return 0
+
+    def __dealloc__(self):
+        cdef const Notice* notices
+        cdef size_t i, count
+        if self.port == NULL:
+            return
+        self.w.gate_remove_port(self.port)
+        self.w.port_release(self.port)
+
+    cdef int subscribe(self, BatchState batch) except -1:
+        """Has the core post one notice here when the batch is done."""
+        Py_INCREF(batch)  # the notice's token; consume() lets go of it
+        if not self.w.batch_subscribe(batch.core, self.port, <void*>batch):
+            self.post(batch)  # done already
+        return 0
+
+    cdef void post(self, BatchState batch):
+        """Posts the notice ourselves; the reference goes with it."""
+        cdef Notice notice
+        notice.token = <void*>batch
+        notice.kind = NoticeKind.Finished
+        self.w.port_post(self.port, notice)
+
+    cdef vector[Notice] take(self):
+        cdef const Notice* notices
+        cdef vector[Notice] copy
+        cdef size_t i, count = self.w.port_take(self.port, &notices)
+        # A callback may run a loop of its own and take again: nothing may point into the port.
+        for i in range(count):
+            copy.push_back(notices[i])
+        return copy
+
+    cdef list futures_of(self, Notice notice):
+        """The futures that may fire, and the notice's reference given back."""
+        cdef BatchState batch = <BatchState>notice.token
+        cdef list futures, fired
+        if notice.kind == NoticeKind.Finished:
+            futures = batch.take_awaiting(self)
+            Py_DECREF(batch)
+            return futures
+        futures = batch.awaiting_of(self)
+        if futures is None:
+            return None
+        fired = [future for future in futures if (<Future>future).check()]
+        for future in fired:
+            futures.remove(future)
+        return fired
+
+
+cdef class LoopChannel(Channel):
+    """The channel of one asyncio event loop, woken through its reader."""
+    cdef object loop
+    cdef object finished  # a finished asyncio future: the C task's fast way to be woken
+    cdef bint direct
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.open(False)
+        self.finished = asyncio.Future(loop=loop)
+        self.finished.set_result(None)
+        self.direct = not loop.get_debug()
+        loop.add_reader(self.w.port_descriptor(self.port), self.drain)
+        self.w.gate_add_port(self.port)
+
+    def drain(self):
+        """The loop's reader callback."""
+        cdef vector[Notice] notices
+        cdef size_t i
+        yield_gil()
+        notices = self.take()
+        for i in range(notices.size()):
+            futures = self.futures_of(notices[i])
+            if futures is None:
+                continue
+            try:
+                self.resume(futures)
+            except BaseException:
+                # KeyboardInterrupt or SystemExit out of a task: the loop ends, but the others'
+                # results must still be there if it runs again.
+                for j in range(i + 1, notices.size()):
+                    self.w.port_post(self.port, notices[j])
+                raise
+
+    def resume(self, list futures not None):
+        """Fires futures from a callback of the loop."""
+        cdef Py_ssize_t i
+        for i in range(len(futures)):
+            try:
+                (<Future>futures[i]).fire(self)
+            except BaseException:
+                if i + 1 < len(futures):
+                    self.loop.call_soon(self.resume, futures[i + 1:])
+                raise
+
+
+cdef class CallbackChannel(Channel):
+    """The channel of the thread that runs the callbacks of futures outside any event loop."""
+    cdef object stopped
+
+    def __init__(self):
+        self.open(True)
+        self.stopped = threading.Event()
+
+    def run(self):
+        """Body of the thread."""
+        cdef vector[Notice] notices
+        cdef const Notice* posted
+        cdef size_t i, count
+        while True:
+            with nogil:
+                count = self.w.port_take(self.port, &posted)
+                notices.clear()
+                for i in range(count):
+                    notices.push_back(posted[i])
+            for i in range(notices.size()):
+                if notices[i].kind == NoticeKind.Stop:
+                    self.stopped.set()
+                    return
+                futures = self.futures_of(notices[i])
+                if futures is not None:
+                    for future in futures:
+                        (<Future>future).fire(None)
+
+    def stop(self, timeout):
+        cdef Notice notice
+        notice.token = NULL
+        notice.kind = NoticeKind.Stop
+        self.w.port_post(self.port, notice)
+        self.stopped.wait(timeout)
+
+
+cdef void yield_gil():
+    """Gives the GIL to an executor that has waited for it in vain, if there is one."""
+    cdef const Waist* w = _waist()
+    if w.gate_asked():
+        with nogil:
+            w.gate_stay_away()
+
+
+cdef int _yield_in_main_thread(void* unused) noexcept:
+    yield_gil()
+    return 0
+
+
+cdef void _ask_main_thread() noexcept nogil:
+    """Called by the core without the GIL. A full queue of pending calls is as good."""
+    Py_AddPendingCall(_yield_in_main_thread, NULL)
+
+
+def _forget_after_fork():
+    """The child shares the parent's descriptors and has none of its threads."""
+    global _last_holder, _last_channel, _callback_channel
+    _last_holder = _last_channel = _callback_channel = None
+    _channels.clear()
+    _waist().gate_reset_after_fork()
+
+
+def stop_callbacks(timeout):
+    """At interpreter exit: lets the callback thread finish what was posted."""
+    global _callback_channel
+    channel, _callback_channel = _callback_channel, None
+    if channel is not None:
+        (<CallbackChannel>channel).stop(timeout)

@@ -1,0 +1,269 @@
+# The base of Batcher: submitting and calling, without a Python frame in between.
+
+
+cdef class Gateway:
+    """Where requests enter; Batcher adds all that happens less than once per request."""
+    cdef object __weakref__
+    cdef Session session
+    cdef object default_timeout
+    cdef bint blocks            # overflow="block"
+    cdef bint split_oversize
+
+    def _open(self, Session session not None, default_timeout, bint blocks, bint split_oversize):
+        """Called once by Batcher.__init__."""
+        self.session = session
+        self.default_timeout = default_timeout
+        self.blocks = blocks
+        self.split_oversize = split_oversize
+
+    @property
+    def _session(self):
+        return self.session
+
+    @property
+    def _blocks(self):
+        return self.blocks
+
+    cdef inline object prepare(self, object x):
+        """The request, checked and converted; never part of a batch if it does not fit."""
+        cdef Session session = self.session
+        if session is None:
+            raise TidegateError("Batcher.__init__ was not called")
+        if session.schema is None:
+            session.learn_schema(x)
+        if session.objects:
+            return x
+        return session.schema.prepare(x, 0)
+
+    cdef inline BatchState enter(self, object prepared, int64_t deadline,
+                                 Reservation* reservation):
+        """Reserves a slot and copies the request into it; the caller commits."""
+        cdef Session session = self.session
+        cdef BatchState batch
+        cdef Status status = session.reserve(1, 1, deadline, reservation)
+        if status != Status.Ok:
+            raise session.refusal(status, 1)
+        batch = session.batch_state(reservation)
+        if session.objects:
+            batch.rows[reservation.index] = prepared
+        else:
+            (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
+        return batch
+
+    def submit(self, x, *, timeout=None):
+        """Queues one request; never waits.
+
+        Args:
+            x: One row: an array, a tuple or mapping of arrays, or any object with
+                ``collate="list"``. It is copied: the caller may reuse it at once.
+            timeout: Seconds that the request may wait in the queue; None for the batcher's
+                ``default_timeout``.
+
+        Returns:
+            A Future for the row's answer, for threads and event loops alike.
+
+        Raises:
+            InputError: The request does not fit the batcher's inputs.
+            QueueFullError: ``max_queue_size`` rows wait already.
+            ClosedError: The batcher is closed.
+            ForkedProcessError: The batcher belongs to the parent process.
+        """
+        cdef Reservation reservation
+        cdef Future future
+        cdef LoopChannel channel
+        cdef int64_t deadline = kNever
+        prepared = self.prepare(x)
+        cdef Session session = self.session
+        if timeout is not None or self.default_timeout is not None:
+            deadline = session.deadline(self.default_timeout if timeout is None else timeout)
+        if session.w.gate_asked():
+            yield_gil()
+        # Made first: nothing may fail between reserving and committing.
+        future = Future.__new__(Future)
+        future.batch = self.enter(prepared, deadline, &reservation)
+        future.slot = reservation.index
+        session.w.commit(session.engine, session.lane, &reservation)
+        if session.inline_runner is not None:
+            channel = current_channel()
+            if channel is not None:
+                session.inline_runner.schedule(channel)
+        return future
+
+    def __call__(self, x, *, timeout=None):
+        """Runs one request and returns its answer; for any thread, waits.
+
+        With ``overflow="block"`` it also waits for room in the queue. A caller that is alone may run
+        the model itself, in its own thread (``caller_runs``).
+
+        Args:
+            x: One row, see submit().
+            timeout: Seconds that the request may wait in the queue, see submit().
+
+        Returns:
+            The row's answer.
+
+        Raises:
+            TidegateError: See submit(), and what the request may end with: ModelError, OutputError,
+                DeadlineError, ClosedError.
+        """
+        cdef Reservation reservation
+        cdef Taken taken
+        cdef CoreExecutor* executor = NULL
+        cdef BatchState batch
+        cdef Runner runner
+        cdef Future future
+        cdef int64_t deadline = kNever
+        prepared = self.prepare(x)
+        cdef Session session = self.session
+        if timeout is not None or self.default_timeout is not None:
+            deadline = session.deadline(self.default_timeout if timeout is None else timeout)
+        if session.w.gate_asked():
+            yield_gil()
+        while True:
+            try:
+                batch = self.enter(prepared, deadline, &reservation)
+                break
+            except QueueFullError:
+                if not self.blocks:
+                    raise
+                self.wait_for_room(deadline)
+        if session.w.commit_or_lead(session.engine, session.lane, &reservation, &executor, &taken):
+            for runner in session.runners:
+                if runner.executor == executor:
+                    runner.run_led(&taken, taken.reserved == 1)
+                    if runner.interrupt is not None:
+                        interrupt, runner.interrupt = runner.interrupt, None
+                        raise interrupt
+                    break
+            return batch.answer(reservation.index)
+        future = Future.__new__(Future)
+        future.batch = batch
+        future.slot = reservation.index
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    cdef int wait_for_room(self, int64_t deadline) except -1:
+        cdef Session session = self.session
+        cdef Future future = session.wait_room()
+        if session.inline_runner is not None:
+            session.inline_runner.run_waiting(None)
+            return 0
+        if future is None:
+            return 0
+        try:
+            future.wait_native(session, deadline)
+        except TimeoutError:
+            raise DeadlineError(
+                f"the request's timeout passed while it waited for room in the queue of "
+                f"{session.name!r}") from None
+        return 0
+
+    def submit_many(self, X, *, timeout=None):
+        """Queues k requests at once, as one; never waits.
+
+        Args:
+            X: k rows: what one request looks like with a leading axis of length k, or a sequence of
+                k objects with ``collate="list"``.
+            timeout: Seconds that the rows may wait in the queue, see submit().
+
+        Returns:
+            One future whose result has k rows: what the model's answer looks like. It fails with the
+            first error of any row.
+
+        Raises:
+            InputError: The rows do not fit, there are none, or with ``split_oversize=False`` more
+                than ``max_batch_size``.
+            QueueFullError: There is no room for all k rows; none is queued.
+            ClosedError: The batcher is closed.
+            ForkedProcessError: The batcher belongs to the parent process.
+        """
+        cdef Session session = self.session
+        cdef BulkFuture future
+        cdef LoopChannel channel
+        cdef int64_t deadline = kNever
+        cdef Py_ssize_t k
+        if session is None:
+            raise TidegateError("Batcher.__init__ was not called")
+        if session.objects:
+            prepared = list(X)
+            k = len(prepared)
+        else:
+            if session.schema is None:
+                session.learn_schema(_first_row(X))
+            prepared = session.schema.prepare(X, 1)
+            first = prepared if session.schema.kind == ONE else prepared[0]
+            k = first.shape[0]
+            if session.schema.kind != ONE and any(len(part) != k for part in prepared):
+                lengths = [len(part) for part in prepared]
+                raise InputError(f"expected the same number of rows in each array, got {lengths}",
+                                 expected="equal numbers of rows", given=str(lengths))
+        if k == 0:
+            raise InputError("expected at least one row, got none", expected="k >= 1 rows",
+                             given="0 rows")
+        if not self.split_oversize and k > session.w.max_batch_size(session.engine):
+            raise InputError(
+                f"expected at most max_batch_size={session.w.max_batch_size(session.engine)} rows, "
+                f"got {k}; split_oversize=True splits them over batches",
+                expected="at most max_batch_size rows", given=f"{k} rows")
+        if timeout is not None or self.default_timeout is not None:
+            deadline = session.deadline(self.default_timeout if timeout is None else timeout)
+        future = BulkFuture.__new__(BulkFuture)
+        future.batches = []
+        self.enter_many(future, prepared, <uint32_t>k, deadline)
+        if session.inline_runner is not None:
+            channel = current_channel()
+            if channel is not None:
+                session.inline_runner.schedule(channel)
+        return future
+
+    cdef int enter_many(self, BulkFuture future, object prepared, uint32_t k,
+                        int64_t deadline) except -1:
+        """Queues all rows or, with an exception, none."""
+        cdef Session session = self.session
+        cdef Reservation reservation
+        cdef BatchState batch
+        cdef Status status = Status.QueueFull
+        cdef uint32_t done = 0, row, least
+        if session.w.has_room(session.engine, session.lane, k):
+            status = Status.Ok
+        while done < k and status == Status.Ok:
+            least = 1 if self.split_oversize else k
+            status = session.reserve(least, k - done, deadline, &reservation)
+            if status != Status.Ok:
+                break
+            batch = session.batch_state(&reservation)
+            if session.objects:
+                for row in range(reservation.count):
+                    batch.rows[reservation.index + row] = prepared[done + row]
+            else:
+                rows = _slice(prepared, done, done + reservation.count)
+                (<Staging>reservation.owner).copy_in(rows, reservation.index, reservation.count)
+            future.add_part(batch, reservation.index, reservation.count)
+            session.w.commit(session.engine, session.lane, &reservation)
+            done += reservation.count
+        if status != Status.Ok:
+            future.withdraw()
+            raise session.refusal(status, k)
+        return 0
+
+
+def _first_row(X):
+    """The first row of many, to learn what a request looks like."""
+    try:
+        if hasattr(X, "keys"):
+            return {key: X[key][0] for key in X.keys()}
+        if isinstance(X, tuple):
+            return tuple([part[0] for part in X])
+        return X[0]
+    except (IndexError, KeyError, TypeError) as error:
+        raise InputError(f"expected rows along a leading axis, got {_describe(X)}",
+                         expected="rows along a leading axis", given=_describe(X)) from error
+
+
+cdef object _slice(object prepared, uint32_t start, uint32_t stop):
+    if isinstance(prepared, tuple):
+        return tuple([part[start:stop] for part in prepared])
+    return prepared[start:stop]

@@ -1,0 +1,181 @@
+# Taking a batch and running the model, in an executor thread, a leading caller or an event loop.
+
+cdef enum:
+    # Batches that one holder of the GIL runs in a row before it tells their callers, if they are
+    # so short that giving the GIL up in between would cost more.
+    MAX_HELD = 8
+cdef enum:
+    HOLD_NANOSECONDS = 50000
+
+
+cdef class Runner:
+    """One instance of the model, and the right to run it."""
+    cdef Session session
+    cdef CoreExecutor* executor
+    cdef object model          # called with a batch
+    cdef object lease          # of a pool's instance: acquire() and release(), or None
+    cdef unsigned long thread  # the thread that runs it now, else 0
+    cdef object interrupt      # a BaseException out of the model, for the thread that led
+    cdef dict scheduled        # executor="inline": loops that will call run_scheduled()
+
+    def __init__(self, Session session not None, model, lease, bint inline):
+        self.session = session
+        self.model = model
+        self.lease = lease
+        self.scheduled = {}
+        self.executor = session.w.add_executor(
+            session.engine, ExecutorKind.Inline if inline else ExecutorKind.Thread)
+        session.runners.append(self)
+        if inline:
+            session.inline_runner = self
+
+    cdef Outcome run(self, Taken* taken, uint32_t* failed):
+        """Claims the batch's rows and calls the model. The batch is then ready for finish()."""
+        cdef const Waist* w = self.session.w
+        cdef BatchState batch
+        cdef Staging staging
+        cdef uint32_t rows, row, slot
+        cdef Outcome outcome = Outcome.Completed
+        cdef unsigned long outer = self.thread
+        cdef void* memory
+        failed[0] = 0
+        if not w.all_committed(taken):
+            with nogil:
+                w.wait_committed(taken)
+        rows = w.claim(self.session.engine, taken)
+        staging = <Staging>taken.owner
+        batch = <BatchState>taken.tenant
+        if rows > 0:
+            self.thread = PyThread_get_thread_ident()
+            try:
+                if self.session.objects:
+                    argument = [None] * rows
+                    for slot in range(taken.reserved):
+                        if w.batch_slot(taken.batch, slot) == SlotState.Claimed:
+                            argument[w.batch_row(taken.batch, slot)] = batch.rows[slot]
+                    batch.rows = None
+                else:
+                    argument = staging.batch_argument(rows)
+                answer = self.model(argument)
+                argument = None
+                batch.set_outputs(answer, rows, staging, 1, failed)
+            except BaseException as error:
+                batch.error = error
+                outcome = Outcome.Failed
+                if not isinstance(error, Exception):
+                    self.interrupt = error
+            self.thread = outer
+            answer = argument = None
+        if staging.shared() or not w.keeps_memory(self.session.engine, taken):
+            memory = w.detach(taken)
+            Py_DECREF(<object>memory)
+        Py_DECREF(batch)  # the core's reference
+        return outcome
+
+    def serve(self):
+        """Body of an executor thread: returns when the engine is closed and drained."""
+        cdef Taken taken[MAX_HELD]
+        cdef Outcome outcomes[MAX_HELD]
+        cdef uint32_t failed[MAX_HELD]
+        cdef int count = 0, i
+        cdef int64_t wanted = 0, started
+        cdef Status status
+        cdef Session session = self.session
+        cdef const Waist* w = session.w
+        cdef Engine* engine = session.engine
+        while True:
+            with nogil:
+                for i in range(count):
+                    w.finish(engine, self.executor, &taken[i], outcomes[i], 0, failed[i])
+                count = 0
+                status = w.await_work(engine, self.executor)
+                if status == Status.Ok:
+                    wanted = w.want_gil(engine, self.executor)
+            if status == Status.Stop:
+                return
+            w.got_gil(engine, self.executor, wanted)
+            if self.lease is not None:
+                self.lease.acquire()
+            try:
+                # Sealed only now: all that came while we waited for the GIL rides along.
+                if w.seal(engine, self.executor, &taken[0]) != Status.Ok:
+                    continue
+                started = taken[0].started
+                while True:
+                    outcomes[count] = self.run(&taken[count], &failed[count])
+                    count += 1
+                    if (count == MAX_HELD or w.now(engine) - started > HOLD_NANOSECONDS
+                            or w.seal_next(engine, self.executor, &taken[count]) != Status.Ok):
+                        break
+            finally:
+                if self.lease is not None:
+                    self.lease.release()
+            self.interrupt = None
+
+    cdef int run_led(self, Taken* taken, bint alone) except -1:
+        """Runs a batch in the thread of a caller that took it, and gives the executor back."""
+        cdef uint32_t failed
+        cdef Outcome outcome
+        cdef const Waist* w = self.session.w
+        cdef Engine* engine = self.session.engine
+        if self.lease is not None:
+            self.lease.acquire()
+        try:
+            outcome = self.run(taken, &failed)
+        finally:
+            if self.lease is not None:
+                self.lease.release()
+        if alone:
+            w.finish(engine, self.executor, taken, outcome, 0, failed)
+        else:
+            with nogil:
+                w.finish(engine, self.executor, taken, outcome, 0, failed)
+        w.give_back(engine, self.executor)
+        return 0
+
+    # -- executor="inline" -----------------------------------------------------------------------
+
+    cdef int schedule(self, LoopChannel channel) except -1:
+        """Has the loop run what was submitted, once per iteration."""
+        if channel not in self.scheduled:
+            self.scheduled[channel] = None
+            channel.loop.call_soon(self.run_scheduled, channel)
+        return 0
+
+    def run_scheduled(self, LoopChannel channel not None):
+        """The loop's callback: runs what was submitted and resumes who awaits it."""
+        self.scheduled.pop(channel, None)
+        self.run_waiting(channel)
+
+    cdef int run_waiting(self, LoopChannel channel) except -1:
+        """Runs all that waits, unless another thread is at it already, who will then run it."""
+        cdef Taken taken
+        cdef uint32_t failed
+        cdef Outcome outcome
+        cdef const Waist* w = self.session.w
+        cdef Engine* engine = self.session.engine
+        cdef BatchState batch
+        cdef void* token
+        cdef list resumable = None
+        while w.try_take(engine, self.executor, &taken) == Status.Ok:
+            batch = None
+            if w.batch_tenant(taken.batch) != NULL:
+                batch = <BatchState>w.batch_tenant(taken.batch)
+            outcome = self.run(&taken, &failed)
+            if channel is not None and batch is not None:
+                # We are in that loop's callback: no need to wake it.
+                token = w.batch_unsubscribe(batch.core, channel.port)
+                if token != NULL:
+                    Py_DECREF(<object>token)
+                    futures = batch.take_awaiting(channel)
+                    if futures is not None:
+                        resumable = futures if resumable is None else resumable + futures
+            with nogil:
+                w.finish(engine, self.executor, &taken, outcome, 0, failed)
+            w.give_back(engine, self.executor)
+        if resumable is not None:
+            channel.resume(resumable)
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            raise interrupt
+        return 0

@@ -1,0 +1,199 @@
+# What a batcher, its executors and its batches share; never the Batcher itself, so that a batcher
+# that is dropped with work in flight can be collected while the work goes on.
+
+cdef enum:
+    AUTO_ROWS = 0
+    VIEW_ROWS = 1
+    COPY_ROWS = 2
+
+cdef const Waist* _table = NULL
+
+
+cdef const Waist* _waist():
+    return _table
+
+
+def load_waist(capsule):
+    """Gives the module the core's table of functions; called once, when tidegate is imported."""
+    global _table
+    cdef EngineHandle* handle = <EngineHandle*>PyCapsule_GetPointer(capsule, kCapsuleName)
+    _table = handle.waist
+    _table.gate_set_main_thread_hook(_ask_main_thread)
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+cdef class Session:
+    """An engine with the schema of its requests."""
+    cdef const Waist* w
+    cdef Engine* engine
+    cdef Lane* lane
+    cdef object capsule        # shares ownership of the engine
+    cdef readonly str name
+    cdef readonly Schema schema
+    cdef bint objects          # collate="list"
+    cdef int row_mode
+    cdef readonly list runners
+    cdef Runner inline_runner  # executor="inline"
+    cdef object output_specs   # of a native model, else None
+
+    def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
+                 output_specs=None):
+        cdef EngineHandle* handle = <EngineHandle*>PyCapsule_GetPointer(capsule, kCapsuleName)
+        self.w = handle.waist
+        self.engine = handle.engine
+        self.capsule = capsule
+        self.name = name
+        self.objects = objects
+        self.row_mode = {"auto": AUTO_ROWS, "view": VIEW_ROWS, "copy": COPY_ROWS}[outputs]
+        self.runners = []
+        self.output_specs = output_specs
+        self.lane = NULL
+        if objects:
+            self._set_schema(Schema(None))
+        elif spec is not None:
+            self._set_schema(Schema(spec))
+
+    cdef int _set_schema(self, Schema schema) except -1:
+        self.lane = schema.make_lane(self.w, self.engine)
+        self.schema = schema
+        return 0
+
+    cdef int learn_schema(self, object request) except -1:
+        """Takes the schema from the first request. The GIL may change hands while it is read."""
+        schema = Schema(infer_spec(request))
+        if self.schema is None:
+            self._set_schema(schema)
+        return 0
+
+    cdef object refusal(self, Status status, uint32_t rows):
+        """The exception for a request that was not taken."""
+        if status == Status.QueueFull:
+            self.w.count_rejected(self.engine, rows)
+            return QueueFullError(
+                f"the queue of {self.name!r} is full; try again later, or raise max_queue_size")
+        if status == Status.Forked:
+            return ForkedProcessError(
+                f"batcher {self.name!r} was made before this process was forked, and its threads "
+                "stayed in the parent; make the batcher in the child")
+        return ClosedError(f"batcher {self.name!r} is closed")
+
+    cdef int check_may_wait(self) except -1:
+        """Raises if waiting here could never end."""
+        cdef Runner runner
+        if self.w.forked(self.engine):
+            raise self.refusal(Status.Forked, 0)
+        for runner in self.runners:
+            if runner.thread != 0 and runner.thread == PyThread_get_thread_ident():
+                raise TidegateError(
+                    f"the model of {self.name!r} waits for its own batcher, which waits for the "
+                    "model")
+        return 0
+
+    cdef int64_t deadline(self, object timeout) except? -2:
+        """The instant that is `timeout` seconds from now; None is never."""
+        cdef double seconds
+        if timeout is None:
+            return kNever
+        seconds = timeout
+        if not seconds >= 0:
+            raise InputError(f"a timeout is a number of seconds >= 0 or None, got {timeout!r}",
+                             expected="seconds >= 0", given=repr(timeout))
+        if seconds > 3e9:
+            return kNever
+        return self.w.now(self.engine) + <int64_t>(seconds * 1e9)
+
+    cdef int add_buffer(self) except -1:
+        """Gives the lane staging memory for one more batch."""
+        cdef uint32_t capacity = self.w.max_batch_size(self.engine)
+        cdef Staging staging = self.schema.new_staging(capacity)
+        Py_INCREF(staging)
+        cdef void* replaced = self.w.add_buffer(self.engine, self.lane, capacity,
+                                                staging.data.data(), staging.data.size(),
+                                                <void*>staging)
+        if replaced != NULL:
+            Py_DECREF(<object>replaced)
+        return 0
+
+    cdef Status reserve(self, uint32_t least, uint32_t most, int64_t deadline,
+                        Reservation* reservation) except *:
+        cdef Status status
+        while True:
+            status = self.w.reserve(self.engine, self.lane, least, most, deadline, reservation)
+            if status != Status.BufferNeeded:
+                return status
+            self.add_buffer()
+
+    cdef BatchState batch_state(self, Reservation* reservation):
+        """The Python side of a reservation's batch, made by whoever comes first.
+
+        Between reserving and committing nothing here may fail or wait.
+        """
+        cdef void* tenant = self.w.batch_tenant(reservation.batch)
+        cdef BatchState state
+        cdef vector[void*] outputs
+        if tenant != NULL:
+            return <BatchState>tenant
+        state = BatchState.__new__(BatchState)
+        state.session = self
+        state.core = reservation.batch
+        self.w.batch_retain(state.core)
+        if self.objects:
+            state.rows = [None] * (<Staging>reservation.owner).capacity
+        if self.output_specs is not None:
+            self.prepare_outputs(state, (<Staging>reservation.owner).capacity, outputs)
+        Py_INCREF(state)  # the core's reference, until somebody takes the batch
+        self.w.batch_set_tenant(state.core, <void*>state, outputs.data(), outputs.size())
+        return state
+
+    cdef void prepare_outputs(self, BatchState state, uint32_t capacity, vector[void*]& outputs):
+        """Memory for a native model to write to, and for futures to read from."""
+        arrays = []
+        for spec in leaves(self.output_specs):
+            array = np.empty((capacity, *spec.shape), spec.dtype)
+            arrays.append(array)
+            outputs.push_back(cnp.PyArray_DATA(<cnp.ndarray>array))
+        if isinstance(self.output_specs, tuple):
+            state.kind, state.outputs = TUPLE_OUTPUT, tuple(arrays)
+        elif isinstance(self.output_specs, dict):
+            state.kind, state.outputs = MAPPING_OUTPUT, dict(zip(self.output_specs, arrays))
+        else:
+            state.kind, state.outputs = ARRAY_OUTPUT, arrays[0]
+        state._choose_copies(arrays)
+        self.release_orphans()
+
+    cdef void release_orphans(self):
+        """Lets go of batches that native threads have finished; they cannot do it themselves."""
+        cdef void* tenants[16]
+        cdef size_t i, count = 16
+        while count == 16:
+            count = self.w.take_orphans(self.engine, tenants, 16)
+            for i in range(count):
+                Py_DECREF(<object>tenants[i])
+
+    @property
+    def inline(self):
+        """True for executor="inline"."""
+        return self.inline_runner is not None
+
+    def run_inline(self):
+        """Runs what waits, if that is for callers to do."""
+        if self.inline_runner is not None:
+            self.inline_runner.run_waiting(None)
+
+    def wait_room(self):
+        """A future that is done when the queue can have room again, or None if it may already."""
+        cdef Batch* batch
+        cdef BatchState state
+        cdef Future future
+        if self.lane == NULL:
+            return None
+        batch = self.w.pending_batch(self.engine, self.lane)
+        if batch == NULL:
+            return None
+        state = BatchState.__new__(BatchState)
+        state.session = self
+        state.core = batch
+        future = Future.__new__(Future)
+        future.batch = state
+        future.slot = NO_SLOT
+        return future

@@ -1,0 +1,199 @@
+// The engine: lanes, executors and the rules of who runs which batch when.
+//
+// Life of a row, with the GIL or without:
+//   reserve() a slot, copy, commit()                            submitting thread
+//   await_work() → [linger] → seal() → claim() → model → finish()   executor, leader or inline loop
+//
+// One mutex guards what changes per batch: which slab is open, the queue of full slabs, who is
+// idle. Reserving and committing a row take no lock. The mutex is never held while the GIL is
+// waited for.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "tidegate/batch.hpp"
+#include "tidegate/clock.hpp"
+#include "tidegate/lane.hpp"
+#include "tidegate/linger.hpp"
+#include "tidegate/policy.hpp"
+#include "tidegate/statistics.hpp"
+#include "tidegate/timer.hpp"
+#include "tidegate/types.hpp"
+
+namespace tidegate {
+
+/// The right to run an instance of the model; held by at most one thread at a time.
+struct Executor {
+    explicit Executor(ExecutorKind k) : kind(k) {}
+    const ExecutorKind kind;
+    std::atomic<std::uint32_t> word{0};  // futex word: bumped to wake the thread
+    // The rest is under the engine's mutex.
+    ExecutorState state = ExecutorState::Busy;
+    struct Running {
+        Batch* batch;
+        std::uint32_t rows;  // reserved
+    };
+    std::vector<Running> running;  // batches taken and not finished
+    Nanos busy_since = 0;
+    Nanos idle_since = 0;
+    Nanos last_pause = kNever;  // how long it was idle before its last batch
+    Nanos typical_run = 0;      // how long a run takes when nothing gets in its way
+    std::uint32_t runs = 0;
+    std::atomic<Nanos> gil_wanted_at{kNever};  // read by the timer
+};
+
+class Engine {
+  public:
+    /// Without `timer_thread`, tests call on_timer() themselves.
+    explicit Engine(const Policy& policy, const Clock& clock = SteadyClock::instance(),
+                    bool timer_thread = true);
+    ~Engine();
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    /// \pre before the first reserve() on it
+    Lane& add_lane(std::vector<std::size_t> row_bytes);
+    Executor& add_executor(ExecutorKind kind);
+
+    // -- submitting --------------------------------------------------------------------------------
+
+    /// Reserves `least` to `most` contiguous slots of one batch.
+    Status reserve(Lane& lane, std::uint32_t least, std::uint32_t most, Nanos deadline,
+                   Reservation& reservation) noexcept;
+    /// Publishes copied rows and wakes whom it may concern.
+    void commit(Lane& lane, Reservation& reservation) noexcept;
+    /// Like commit(), for a caller that will wait: if an executor is idle and nobody else is about
+    /// to come, the caller takes its batch and must run it and call finish().
+    bool commit_or_lead(Lane& lane, Reservation& reservation, Executor*& executor,
+                        Taken& taken) noexcept;
+    /// True if `rows` rows fit into the queue now.
+    bool has_room(Lane& lane, std::uint64_t rows) noexcept;
+    /// Gives the lane memory for one more batch.
+    /// Returns the owner of memory that it replaces (of another size), or null.
+    void* add_buffer(Lane& lane, std::uint32_t capacity, std::vector<std::byte*> columns,
+                     void* owner);
+    /// Takes a waiting request back. False when it is not waiting any more.
+    bool settle(Batch& batch, std::uint32_t index, SlotState state) noexcept;
+    /// A batch that will end before the queue can have more room, retained; null if there is none.
+    Batch* pending_batch(Lane& lane) noexcept;
+
+    // -- running -----------------------------------------------------------------------------------
+
+    /// Sleeps until there is work for `executor` (Ok) or it should end (Stop); lingers for callers
+    /// that are about to return. \pre The GIL is not held.
+    Status await_work(Executor& executor) noexcept;
+    /// Takes the batch that await_work() promised. Called late, with the GIL held, so that all that
+    /// came meanwhile rides along. Nothing: somebody else took it.
+    Status seal(Executor& executor, Taken& taken) noexcept;
+    /// Takes a full batch if one waits, for an executor that has just run a short one.
+    Status seal_next(Executor& executor, Taken& taken) noexcept;
+    /// seal() for ExecutorKind::Inline: takes what is there unless it is being run already.
+    Status try_take(Executor& executor, Taken& taken) noexcept;
+    /// Claims the rows of a sealed batch and closes the holes of cancelled ones. Returns the rows
+    /// left to run. \pre all committed
+    std::uint32_t claim(Taken& taken) noexcept;
+    /// True if the slab's memory should be kept for the next batch; else detach() it first.
+    bool keeps_memory(const Taken& taken) noexcept;
+    /// Ends the batch; `failed_rows` of its rows have an error of their own.
+    /// \pre The GIL is not held.
+    void finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
+                std::uint32_t failed_rows) noexcept;
+    /// Gives back an executor lent by commit_or_lead() or try_take().
+    void give_back(Executor& executor) noexcept;
+
+    /// An executor is about to wait for the GIL; the result goes to got_gil().
+    Nanos want_gil(Executor& executor) noexcept;
+    void got_gil(Executor& executor, Nanos wanted_at) noexcept;
+
+    // -- policy, ends of life, inspection --------------------------------------------------------
+
+    Policy policy() const;
+    void set_policy(const Policy& policy);
+    Statistics statistics() const;
+
+    /// Refuses new requests; with `drain` the waiting ones are served, else they are refused too.
+    void close(bool drain) noexcept;
+    /// Ends the batches that are still running, as Abandoned.
+    void abandon_running() noexcept;
+    /// Waits until nothing waits or runs. False at `deadline`. \pre The GIL is not held.
+    bool wait_drained(Nanos deadline) noexcept;
+    bool accepting() const noexcept {
+        return phase_.load(std::memory_order_acquire) == Phase::Open;
+    }
+    /// In the child of a fork: nothing works any more, nothing is joined, no lock is taken.
+    void mark_forked() noexcept;
+    bool forked() const noexcept {
+        return phase_.load(std::memory_order_acquire) == Phase::Forked;
+    }
+    void count_rejected(std::uint64_t rows) noexcept { Counters::add(counters_.rejected, rows); }
+
+    /// What the timer thread does: expires, wakes, and says when it is next needed.
+    Nanos on_timer(Nanos now) noexcept;
+
+    /// True if batches end so fast that a waiting thread should spin before it sleeps.
+    bool waits_are_short() const noexcept { return linger_.service() < 20 * kMicrosecond; }
+    const Clock& clock() const noexcept { return clock_; }
+    std::uint32_t max_batch_size() const noexcept {
+        return max_batch_size_.load(std::memory_order_relaxed);
+    }
+    /// Tenants whose batches nobody took, or that a native model ran; the caller owns them now.
+    std::size_t take_orphans(void** into, std::size_t most);
+    /// Leaves a tenant for take_orphans(). \pre mutex_ is not held
+    void add_orphan(void* tenant);
+    /// Owners of all slab memory, which the caller owns now. \pre nothing runs any more
+    std::vector<void*> detach_all();
+
+  private:
+    enum class Phase : std::uint8_t { Open, Draining, Closed, Forked };
+    using Lock = std::unique_lock<std::mutex>;
+
+    // All \pre mutex_ is held, unless said otherwise.
+    Status open_next(Lane& lane, std::uint32_t least) noexcept;
+    void retire_open(Lane& lane) noexcept;
+    void refresh_limit(Lane& lane) noexcept;
+    bool open_is_due(Slab& slab, Nanos now) const noexcept;
+    std::uint32_t due_batches(Nanos now) const noexcept;
+    Nanos next_due(Nanos now) const noexcept;
+    void arm_for_delay(Nanos now) noexcept;
+    Lane* pick(Nanos now) noexcept;
+    bool take(Executor& executor, Taken& taken, Nanos now) noexcept;
+    void take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken, Nanos now) noexcept;
+    Executor* choose_idle() noexcept;
+    /// Chooses idle executors for all due work; wakes them after the lock is dropped.
+    void dispatch(Lock& lock) noexcept;
+    void announce(Lane& lane, const Reservation& reservation) noexcept;  // takes the mutex
+    void linger(Executor& executor) noexcept;                            // takes no mutex
+    void make_idle(Executor& executor, Nanos now) noexcept;
+    void expire(Slab& slab, Nanos now) noexcept;  // without the mutex for a slab that was taken
+    void refuse(Slab& slab) noexcept;
+    void recycle(Lane& lane, Slab& slab) noexcept;
+    Nanos watch_gil(Nanos now) noexcept;
+    void wake_all() noexcept;
+    void record_run(Executor& executor, const Taken& taken, Nanos now) noexcept;
+
+    const Clock& clock_;
+    mutable std::mutex mutex_;
+    Policy policy_;                                    // under mutex_
+    std::vector<std::unique_ptr<Lane>> lanes_;         // under mutex_
+    std::vector<std::unique_ptr<Executor>> executors_;  // under mutex_
+    std::uint32_t promised_ = 0;  // executors on their way to a batch; under mutex_
+    std::uint64_t batches_at_last_watch_ = 0;  // under mutex_
+    std::vector<void*> orphans_;               // under mutex_
+    Linger linger_;
+    Counters counters_;
+
+    std::atomic<Phase> phase_{Phase::Open};
+    std::atomic<std::uint32_t> idle_{0};  // executors in state Idle
+    std::atomic<std::uint32_t> running_{0};  // batches taken and not finished
+    // Copies for those who read without the mutex.
+    std::atomic<std::uint32_t> max_batch_size_;
+    std::atomic<Nanos> max_queue_delay_;
+    std::atomic<std::uint32_t> drained_word_{0};  // futex word: changes when a batch ends
+    Timer timer_;  // last: its thread uses all of the above
+};
+
+}  // namespace tidegate

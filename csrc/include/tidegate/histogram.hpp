@@ -1,0 +1,57 @@
+// A histogram with logarithmic buckets: four per power of two, so at most 25 % wide.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+
+namespace tidegate {
+
+/// Copy of a Histogram's counts at one moment.
+struct HistogramSnapshot {
+    static constexpr int kBuckets = 4 * 40;
+    std::array<std::uint64_t, kBuckets> counts{};
+    std::uint64_t sum = 0;
+
+    /// Exclusive upper edge of bucket `index`.
+    static constexpr std::uint64_t upper_edge(int index) noexcept {
+        const int power = index / 4;
+        const auto quarter = static_cast<std::uint64_t>(index % 4);
+        return power == 0 ? quarter + 1 : (5 + quarter) << (power - 1);
+    }
+};
+
+/// Counts unsigned values. Any thread records; relaxed throughout: counts order nothing.
+class Histogram {
+  public:
+    void record(std::uint64_t value, std::uint64_t times = 1) noexcept {
+        counts_[static_cast<std::size_t>(bucket(value))].fetch_add(times,
+                                                                   std::memory_order_relaxed);
+        sum_.fetch_add(value * times, std::memory_order_relaxed);
+    }
+
+    HistogramSnapshot snapshot() const noexcept {
+        HistogramSnapshot copy;
+        for (std::size_t i = 0; i < counts_.size(); ++i) {
+            copy.counts[i] = counts_[i].load(std::memory_order_relaxed);
+        }
+        copy.sum = sum_.load(std::memory_order_relaxed);
+        return copy;
+    }
+
+    /// Values below 4 have a bucket each; 2^p to 2^(p+1) is cut into four.
+    static constexpr int bucket(std::uint64_t value) noexcept {
+        if (value < 4) return static_cast<int>(value);
+        const int power = static_cast<int>(std::bit_width(value)) - 1;
+        const int quarter = static_cast<int>((value >> (power - 2)) & 3);
+        const int index = 4 * (power - 1) + quarter;
+        return index < HistogramSnapshot::kBuckets ? index : HistogramSnapshot::kBuckets - 1;
+    }
+
+  private:
+    std::array<std::atomic<std::uint64_t>, HistogramSnapshot::kBuckets> counts_{};
+    std::atomic<std::uint64_t> sum_{0};
+};
+
+}  // namespace tidegate

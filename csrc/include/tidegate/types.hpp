@@ -1,0 +1,89 @@
+// The enums and plain structs that the core and its bindings share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tidegate/clock.hpp"
+
+namespace tidegate {
+
+class Batch;
+class Engine;
+class Port;
+class Slab;
+struct Executor;
+struct Lane;
+
+enum class Status : std::int32_t {
+    Ok,
+    QueueFull,     ///< no room for that many rows
+    BufferNeeded,  ///< add_buffer() and try again
+    Closed,
+    Forked,
+    Nothing,  ///< somebody else took the work
+    Stop,     ///< the executor should end
+};
+
+/// Where one request stands; see batch.hpp for the transitions.
+enum class SlotState : std::uint8_t { Queued, Claimed, Cancelled, Expired, Refused };
+
+/// How a batch ended, for those of its requests that were claimed.
+enum class Outcome : std::uint8_t {
+    None,       ///< not yet
+    Completed,  ///< the model answered
+    Failed,     ///< the model raised, or its answer was refused
+    Abandoned,  ///< closed while the model was still running
+};
+
+enum class WaitResult : std::uint8_t { Done, Settled, TimedOut, Interrupted };
+
+/// What happened to the batch behind a notice's token.
+enum class NoticeKind : std::uint8_t {
+    Finished,  ///< the batch is done; the last notice for its token
+    Settled,   ///< some waiting requests ended early (deadline, shutdown); more notices follow
+    Stop,      ///< the consumer should end
+};
+
+struct Notice {
+    void* token = nullptr;
+    NoticeKind kind = NoticeKind::Finished;
+};
+
+/// Why a batch went when it did.
+enum class DispatchReason : std::uint8_t {
+    Full,   ///< it reached max_batch_size
+    Idle,   ///< an executor was free
+    Delay,  ///< the queue delay of its oldest row was up
+    Drain,  ///< the engine was closing
+};
+
+enum class ExecutorKind : std::uint8_t {
+    Thread,  ///< a thread that calls await_work()
+    Inline,  ///< whoever submits calls try_take()
+};
+
+/// Slots that a submitting thread must fill and commit.
+struct Reservation {
+    Slab* slab = nullptr;
+    Batch* batch = nullptr;
+    void* owner = nullptr;  // of the slab's memory
+    std::uint32_t index = 0;
+    std::uint32_t count = 0;
+    Nanos submitted = 0;
+    Nanos deadline = kNever;
+};
+
+/// A batch in the hands of whoever runs it.
+struct Taken {
+    Lane* lane = nullptr;
+    Slab* slab = nullptr;
+    Batch* batch = nullptr;
+    void* owner = nullptr;   // of the slab's memory
+    void* tenant = nullptr;  // the binding's side of the batch, now the taker's
+    std::uint32_t reserved = 0;
+    DispatchReason reason = DispatchReason::Idle;
+    Nanos started = 0;
+};
+
+}  // namespace tidegate

@@ -1,0 +1,161 @@
+// Engine: what submitting threads do.
+#include <algorithm>
+
+#include "tidegate/engine.hpp"
+
+namespace tidegate {
+
+Status Engine::reserve(Lane& lane, std::uint32_t least, std::uint32_t most, Nanos deadline,
+                       Reservation& reservation) noexcept {
+    for (;;) {
+        // acquire: pairs with open_next(); the slab's fields are those of this generation.
+        Slab* slab = lane.open.load(std::memory_order_acquire);
+        std::uint32_t index = 0;
+        const std::uint32_t count = slab == nullptr ? 0 : slab->reserve(least, most, index);
+        if (count != 0) {
+            const Nanos now = clock_.now();
+            reservation = {slab, slab->batch(), slab->owner(), index, count, now, deadline};
+            // seq_cst, a Dekker pair with next_due(): either it sees this, or announce() sees that
+            // an executor is idle and arms the timer.
+            if (index == 0) slab->oldest().store(now, std::memory_order_seq_cst);
+            for (std::uint32_t row = index; row < index + count; ++row) {
+                slab->submitted(row) = now;
+            }
+            if (deadline != kNever) slab->set_deadline(index, count, deadline);
+            Counters::add(counters_.submitted, count);
+            return Status::Ok;
+        }
+        if (forked()) return Status::Forked;
+        Lock lock(mutex_);
+        if (phase_.load(std::memory_order_relaxed) != Phase::Open) return Status::Closed;
+        if (lane.open.load(std::memory_order_relaxed) != slab) continue;
+        const Status status = open_next(lane, least);
+        if (!lane.ready.empty()) dispatch(lock);  // it may have retired the open slab
+        if (status != Status::Ok) return status;
+    }
+}
+
+Status Engine::open_next(Lane& lane, std::uint32_t least) noexcept {
+    const std::uint64_t queue_rows = policy_.queue_rows();
+    if (Slab* slab = lane.open.load(std::memory_order_relaxed); slab != nullptr) {
+        refresh_limit(lane);
+        const std::uint32_t reserved = slab->reserved();
+        const std::uint32_t limit = slab->limit().load(std::memory_order_relaxed);
+        if (limit >= reserved + least) return Status::Ok;
+        const bool outgrown = slab->capacity() < policy_.max_batch_size;
+        if ((reserved == 0 && !outgrown) || lane.ready_rows + reserved + least > queue_rows) {
+            return Status::QueueFull;
+        }
+        retire_open(lane);
+    }
+    if (lane.ready_rows + least > queue_rows) return Status::QueueFull;
+    while (!lane.free.empty() && lane.free.back()->capacity() < policy_.max_batch_size) {
+        lane.bare.push_back(lane.free.back());  // too small since the policy changed
+        lane.free.pop_back();
+    }
+    if (lane.free.empty()) return Status::BufferNeeded;
+    Slab* slab = lane.free.back();
+    lane.free.pop_back();
+    const auto limit = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(policy_.max_batch_size, queue_rows - lane.ready_rows));
+    slab->open(new Batch(slab->capacity()), limit);
+    // release: pairs with reserve().
+    lane.open.store(slab, std::memory_order_release);
+    return Status::Ok;
+}
+
+void Engine::retire_open(Lane& lane) noexcept {
+    Slab* slab = lane.open.load(std::memory_order_relaxed);
+    lane.open.store(nullptr, std::memory_order_release);
+    if (const std::uint32_t reserved = slab->seal(); reserved != 0) {
+        lane.ready_rows += reserved;
+        lane.ready.push_back(slab);
+    } else {
+        slab->batch()->release();
+        recycle(lane, *slab);
+    }
+}
+
+void Engine::refresh_limit(Lane& lane) noexcept {
+    Slab* slab = lane.open.load(std::memory_order_relaxed);
+    if (slab == nullptr) return;
+    const std::uint64_t queue_rows = policy_.queue_rows();
+    const std::uint64_t room = queue_rows > lane.ready_rows ? queue_rows - lane.ready_rows : 0;
+    const std::uint64_t largest = std::min(policy_.max_batch_size, slab->capacity());
+    slab->limit().store(static_cast<std::uint32_t>(std::min(largest, room)),
+                        std::memory_order_relaxed);
+}
+
+void Engine::commit(Lane& lane, Reservation& reservation) noexcept {
+    reservation.slab->commit(reservation.count);
+    announce(lane, reservation);
+}
+
+void Engine::announce(Lane& lane, const Reservation& reservation) noexcept {
+    const std::uint32_t end = reservation.index + reservation.count;
+    // Relaxed: the limit that the reservation was made under, or a later one.
+    const bool filled = end >= reservation.slab->limit().load(std::memory_order_relaxed);
+    const bool first = reservation.index == 0;
+    if (filled) {
+        Lock lock(mutex_);
+        if (lane.open.load(std::memory_order_relaxed) == reservation.slab &&
+            reservation.slab->reserved() >= policy_.max_batch_size) {
+            retire_open(lane);
+        }
+        dispatch(lock);
+    } else if (first && idle_.load(std::memory_order_seq_cst) != 0) {
+        // seq_cst: the submitter's half of the Dekker pair in Slab::reserve().
+        const Nanos delay = max_queue_delay_.load(std::memory_order_relaxed);
+        if (delay == 0) {
+            Lock lock(mutex_);
+            dispatch(lock);
+        } else {
+            timer_.arm(add_saturating(reservation.submitted, delay));
+        }
+    }
+    if (reservation.deadline != kNever) timer_.arm(reservation.deadline);
+}
+
+bool Engine::commit_or_lead(Lane& lane, Reservation& reservation, Executor*& executor,
+                            Taken& taken) noexcept {
+    reservation.slab->commit(reservation.count);
+    const bool first = reservation.index == 0;
+    // A deadline could not be kept while the caller is in the model, so such a caller never leads.
+    if (first && reservation.deadline == kNever && idle_.load(std::memory_order_seq_cst) != 0 &&
+        max_queue_delay_.load(std::memory_order_relaxed) == 0) {
+        const Lock lock(mutex_);
+        Executor* idle = policy_.caller_runs ? choose_idle() : nullptr;
+        if (idle != nullptr && promised_ == 0 && lane.ready.empty() &&
+            lane.open.load(std::memory_order_relaxed) == reservation.slab &&
+            // Another executor may have run our batch meanwhile and the slab be open for the next.
+            reservation.slab->batch() == reservation.batch &&
+            reservation.slab->reserved() == reservation.count &&
+            linger_.alone(reservation.count)) {
+            idle->state = ExecutorState::Lent;
+            idle_.fetch_sub(1, std::memory_order_seq_cst);
+            take_slab(lane, *reservation.slab, *idle, taken, reservation.submitted);
+            executor = idle;
+            Counters::add(counters_.led);
+            return true;
+        }
+    }
+    announce(lane, reservation);
+    return false;
+}
+
+bool Engine::has_room(Lane& lane, std::uint64_t rows) noexcept {
+    if (forked()) return true;  // reserve() says what is wrong
+    const std::lock_guard lock(mutex_);
+    return lane.waiting_rows() + rows <= policy_.queue_rows();
+}
+
+Batch* Engine::pending_batch(Lane& lane) noexcept {
+    const std::lock_guard lock(mutex_);
+    const Slab* slab = lane.ready.empty() ? lane.open.load(std::memory_order_relaxed)
+                                          : lane.ready.front();
+    Batch* const batch = slab == nullptr || slab->reserved() == 0 ? nullptr : slab->batch();
+    if (batch != nullptr) batch->retain();
+    return batch;
+}
+
+}  // namespace tidegate

@@ -1,0 +1,46 @@
+// NativeExecutor: take, run, finish, without a GIL in sight.
+#include "tidegate/native_executor.hpp"
+
+#include <vector>
+
+namespace tidegate {
+
+NativeExecutor::NativeExecutor(Engine& engine, tidegate_native_model model, void* user_data)
+    : engine_(engine),
+      executor_(engine.add_executor(ExecutorKind::Thread)),
+      model_(model),
+      user_data_(user_data),
+      thread_([this] { run(); }) {}
+
+NativeExecutor::~NativeExecutor() { join(); }
+
+void NativeExecutor::join() noexcept {
+    if (thread_.joinable()) thread_.join();
+}
+
+void NativeExecutor::forget_thread() noexcept {
+    if (thread_.joinable()) thread_.detach();
+}
+
+void NativeExecutor::run() noexcept {
+    std::vector<const void*> inputs;
+    while (engine_.await_work(executor_) == Status::Ok) {
+        Taken taken;
+        if (engine_.seal(executor_, taken) != Status::Ok) continue;
+        taken.slab->wait_committed(taken.reserved);
+        const std::uint32_t live = engine_.claim(taken);
+        std::int32_t status = 0;
+        if (live > 0) {
+            inputs.assign(taken.slab->columns().begin(), taken.slab->columns().end());
+            status = model_(user_data_, live, inputs.data(), taken.batch->outputs.data());
+        }
+        // The outputs belong to the tenant, which only a holder of the GIL may let go of; finish()
+        // may drop the last reference of the batch, so the tenant is noted after it.
+        void* const tenant = taken.tenant;
+        engine_.finish(executor_, taken, status == 0 ? Outcome::Completed : Outcome::Failed, status,
+                       0);
+        if (tenant != nullptr) engine_.add_orphan(tenant);
+    }
+}
+
+}  // namespace tidegate

@@ -1,0 +1,51 @@
+// CHECK for the native tests: a condition that does not hold ends the program with status 1.
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <sstream>
+#include <string>
+#include <type_traits>
+
+namespace tidegate::testing {
+
+[[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
+    std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
+    // No destructors: other threads may still be at work.
+    std::_Exit(1);
+}
+
+template <typename T>
+std::string printed(const T& value) {
+    std::ostringstream out;
+    if constexpr (std::is_enum_v<T>) {
+        out << static_cast<long long>(value);
+    } else if constexpr (std::is_integral_v<T>) {
+        out << +value;  // a byte as a number
+    } else {
+        out << value;
+    }
+    return out.str();
+}
+
+template <typename A, typename B>
+void check_equal(const A& left, const B& right, const char* text, const char* file, int line) {
+    if (left == right) return;
+    fail(file, line, std::string(text) + ": " + printed(left) + " != " + printed(right));
+}
+
+}  // namespace tidegate::testing
+
+/// CHECK(condition) or CHECK(condition, "why it should hold").
+#define CHECK(condition, ...)                                                           \
+    do {                                                                                \
+        if (!(condition)) {                                                             \
+            ::tidegate::testing::fail(__FILE__, __LINE__,                               \
+                                      std::string(#condition " does not hold" __VA_OPT__(": ")) + \
+                                          std::string(__VA_ARGS__));                    \
+        }                                                                               \
+    } while (false)
+
+/// CHECK_EQUAL(value, expected) prints both.
+#define CHECK_EQUAL(left, right)                                                              \
+    ::tidegate::testing::check_equal((left), (right), #left " == " #right, __FILE__, __LINE__)

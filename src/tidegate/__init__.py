@@ -1,0 +1,41 @@
+"""Dynamic batching for machine-learning inference, inside the process that receives the requests."""
+
+from tidegate._fast import Future
+from tidegate.batcher import Batcher
+from tidegate.decorators import batch
+from tidegate.errors import (
+    ClosedError,
+    ConfigError,
+    DeadlineError,
+    ForkedProcessError,
+    InputError,
+    ModelError,
+    OutputError,
+    QueueFullError,
+    TidegateError,
+)
+from tidegate.native import NativeModel
+from tidegate.pool import ModelPool
+from tidegate.specs import TensorSpec
+from tidegate.statistics import Statistics
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batcher",
+    "ClosedError",
+    "ConfigError",
+    "DeadlineError",
+    "ForkedProcessError",
+    "Future",
+    "InputError",
+    "ModelError",
+    "ModelPool",
+    "NativeModel",
+    "OutputError",
+    "QueueFullError",
+    "Statistics",
+    "TensorSpec",
+    "TidegateError",
+    "batch",
+]

@@ -1,0 +1,442 @@
+"""Batcher: coalesces single requests into batches and runs the model once per batch."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import itertools
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import Any, Literal
+
+from tidegate import _engine, _fast
+from tidegate.errors import ConfigError, QueueFullError
+from tidegate.native import NativeModel
+from tidegate.pool import Instance, ModelPool
+from tidegate.specs import Spec, check_spec
+from tidegate.statistics import Statistics, from_engine
+
+__all__ = ["Batcher"]
+
+_fast.load_waist(
+    _engine.Engine(
+        _engine.Policy(max_batch_size=1, max_queue_delay=0.0, max_queue_size=0, caller_runs=False)
+    ).capsule()
+)
+
+_numbers = itertools.count(1)
+# Interpreter exit serves what waits for this long, then refuses it.
+_EXIT_SECONDS = 1.0
+
+
+class _Runtime:
+    """What outlives a Batcher that is dropped: the engine and its threads."""
+
+    def __init__(self, engine: _engine.Engine, name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self.threads: list[threading.Thread] = []
+        self.native = False
+
+    def start(self, runner: _fast.Runner, number: int) -> None:
+        thread = threading.Thread(
+            target=runner.serve, name=f"tidegate-{self.name}-{number}", daemon=True
+        )
+        self.threads.append(thread)
+        thread.start()
+
+    def let_go(self) -> None:
+        """The Batcher is gone: serve what waits, then end the threads, without waiting."""
+        self.engine.close(drain=True)
+
+    def close(self, drain: bool, timeout: float | None, session: _fast.Session) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.engine.close(drain=drain)
+        session.run_inline()
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self.engine.wait_drained(left):
+            self.engine.close(drain=False)
+            self.engine.abandon_running()
+            return
+        if self.native:
+            self.engine.join_native()
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join(None if deadline is None else max(0.1, deadline - time.monotonic()))
+
+
+_runtimes: weakref.WeakSet[_Runtime] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    """At interpreter exit: threads that are inside the core must be gone before it ends."""
+    deadline = time.monotonic() + _EXIT_SECONDS
+    runtimes = list(_runtimes)
+    for runtime in runtimes:
+        runtime.engine.close(drain=True)
+    for runtime in runtimes:
+        if not runtime.engine.wait_drained(max(0.0, deadline - time.monotonic())):
+            runtime.engine.close(drain=False)
+            runtime.engine.abandon_running()
+    for thread in [thread for runtime in runtimes for thread in runtime.threads]:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    _fast.stop_callbacks(max(0.1, deadline - time.monotonic()))
+
+
+def _after_fork_in_child() -> None:
+    for runtime in list(_runtimes):
+        runtime.engine.mark_forked()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+class Batcher(_fast.Gateway):
+    """Coalesces requests from threads and event loops into batches for a model.
+
+    ``batcher(x)`` waits in any thread, ``batcher.submit(x)`` returns a Future for threads and event
+    loops alike. Each caller gets its own row of the model's answer.
+
+    Args:
+        model: A callable ``batch -> outputs``, a ModelPool, or a NativeModel. A batch looks like one
+            request with a leading axis of n rows, C-contiguous; it is valid during the call. The
+            answer is an array, or a tuple or mapping of arrays, whose first axis is n, or a list of
+            n objects. An exception in the list fails only its own request.
+        name: For messages and metrics.
+        max_batch_size: Rows in a batch at most.
+        max_queue_delay: Seconds that an idle executor is held back at most in the hope of a fuller
+            batch, from the submission of the oldest row. With 0.0 it is not: batches form while
+            executors are busy, and an idle one waits some tens of microseconds only if callers are
+            about to return.
+        max_queue_size: Rows that may wait; None for ``max(1024, 32 * max_batch_size)``.
+        overflow: What a full queue does: ``"reject"`` raises QueueFullError; ``"block"`` makes
+            ``batcher(x)``, ``predict_async``, ``map`` and ``amap`` wait for room (``submit`` never
+            waits).
+        inputs: What one request looks like: a TensorSpec, or a tuple or mapping of them; None takes
+            it from the first request.
+        collate: ``"stack"`` stacks arrays; ``"list"`` gives the model a list of arbitrary objects.
+        default_timeout: Seconds that a request may wait in the queue; None for no limit.
+        split_oversize: Whether ``submit_many`` may split its rows over several batches.
+        executor: ``"thread"`` runs each instance in a thread of its own; ``"inline"`` runs the model
+            on the event loop that submits, once per iteration, for models of a few microseconds.
+        caller_runs: Whether a thread that waits in ``batcher(x)`` and is alone may run the model
+            itself. Switch it off for models that are bound to a thread.
+        outputs: Whether callers get ``"view"``s into the batch's outputs or ``"copy"``s; ``"auto"``
+            copies rows up to 1 KiB, since a view that is kept keeps the whole batch's outputs.
+
+    Raises:
+        ConfigError: A setting has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any] | ModelPool | NativeModel,
+        *,
+        name: str | None = None,
+        max_batch_size: int = 64,
+        max_queue_delay: float = 0.0,
+        max_queue_size: int | None = None,
+        overflow: Literal["reject", "block"] = "reject",
+        inputs: Spec | None = None,
+        collate: Literal["stack", "list"] = "stack",
+        default_timeout: float | None = None,
+        split_oversize: bool = True,
+        executor: Literal["thread", "inline"] = "thread",
+        caller_runs: bool = True,
+        outputs: Literal["auto", "view", "copy"] = "auto",
+    ) -> None:
+        _choose("overflow", overflow, ("reject", "block"))
+        _choose("collate", collate, ("stack", "list"))
+        _choose("executor", executor, ("thread", "inline"))
+        _choose("outputs", outputs, ("auto", "view", "copy"))
+        if collate == "list" and inputs is not None:
+            raise ConfigError("collate='list' takes any object, so inputs must be None")
+        if default_timeout is not None:
+            _number("default_timeout", default_timeout)
+        policy = _policy(
+            max_batch_size=max_batch_size,
+            max_queue_delay=max_queue_delay,
+            max_queue_size=max_queue_size,
+            caller_runs=bool(caller_runs),
+        )
+        self._name = name if name is not None else f"batcher-{next(_numbers)}"
+        self._runtime = _Runtime(_engine.Engine(policy), self._name)
+        native = model if isinstance(model, NativeModel) else None
+        self._pool = model if isinstance(model, ModelPool) else None
+        if native is not None and (collate == "list" or executor == "inline"):
+            raise ConfigError("a NativeModel takes arrays and runs in its own thread")
+        if native is None and not callable(model) and self._pool is None:
+            raise ConfigError(
+                "model must be a callable batch -> outputs, a ModelPool or a NativeModel, "
+                f"got {type(model).__name__}"
+            )
+        if executor == "inline" and self._pool is not None and len(self._pool) != 1:
+            raise ConfigError("executor='inline' runs one instance; the pool has more")
+        session = _fast.Session(
+            self._runtime.engine.capsule(),
+            self._name,
+            None if inputs is None else check_spec(inputs),
+            collate == "list",
+            outputs,
+            None if native is None else native.outputs,
+        )
+        self._open(session, default_timeout, overflow == "block", bool(split_oversize))
+        self._model = model  # a NativeModel's code must outlive its thread
+        self._start(model, session, executor == "inline")
+        _runtimes.add(self._runtime)
+        self._finalizer = weakref.finalize(self, self._runtime.let_go)
+        self._finalizer.atexit = False  # _close_all() does more
+
+    def _start(self, model: Any, session: _fast.Session, inline: bool) -> None:
+        if isinstance(model, NativeModel):
+            self._runtime.engine.start_native(model.address, model.user_data)
+            self._runtime.native = True
+            return
+        places: list[tuple[Any, Instance | None]] = (
+            [(instance, instance) for instance in model.instances]
+            if isinstance(model, ModelPool)
+            else [(model, None)]
+        )
+        for number, (function, lease) in enumerate(places):
+            runner = _fast.Runner(session, function, lease, inline)
+            if not inline:
+                self._runtime.start(runner, number)
+
+    # -- requests; submit(), submit_many() and __call__() are inherited ---------------------------
+
+    def predict_async(self, x: Any, *, timeout: float | None = None) -> Awaitable[Any]:
+        """Runs one request from an event loop: ``y = await batcher.predict_async(x)``.
+
+        Like ``await batcher.submit(x)``, but with ``overflow="block"`` it waits for room in the queue.
+        Arguments and errors are those of submit().
+        """
+        try:
+            return self.submit(x, timeout=timeout)
+        except QueueFullError:
+            if not self._blocks:
+                raise
+        return self._predict_when_there_is_room(x, timeout)
+
+    async def _predict_when_there_is_room(self, x: Any, timeout: float | None) -> Any:
+        future = await self._submit_when_there_is_room(x, timeout)
+        return await future
+
+    def map(self, rows: Iterable[Any], *, timeout: float | None = None) -> Iterator[Any]:
+        """Runs many requests and yields their answers in order.
+
+        A bounded number is in flight, so `rows` may be endless. It waits for room in the queue
+        whatever ``overflow`` says. The first error ends it; what is in flight is then cancelled.
+
+        Args:
+            rows: Requests.
+            timeout: Seconds that each may wait in the queue.
+        """
+        flight: deque[_fast.Future] = deque()
+        try:
+            for x in rows:
+                if len(flight) >= self._window():
+                    yield flight.popleft().result()
+                while True:
+                    try:
+                        flight.append(self.submit(x, timeout=timeout))
+                        break
+                    except QueueFullError:
+                        if flight:
+                            yield flight.popleft().result()
+                        else:
+                            self._await_room()
+            while flight:
+                yield flight.popleft().result()
+        finally:
+            for future in flight:
+                future.cancel()
+
+    async def amap(
+        self, rows: Iterable[Any] | AsyncIterable[Any], *, timeout: float | None = None
+    ) -> AsyncIterator[Any]:
+        """map() for event loops; `rows` may be an async iterable."""
+        flight: deque[_fast.Future] = deque()
+        source = rows if isinstance(rows, AsyncIterable) else _as_async(rows)
+        try:
+            async for x in source:
+                if len(flight) >= self._window():
+                    yield await flight.popleft()
+                flight.append(await self._submit_when_there_is_room(x, timeout))
+            while flight:
+                yield await flight.popleft()
+        finally:
+            for future in flight:
+                future.cancel()
+
+    async def _submit_when_there_is_room(self, x: Any, timeout: float | None) -> _fast.Future:
+        while True:
+            try:
+                return self.submit(x, timeout=timeout)
+            except QueueFullError:
+                room = self._session.wait_room()
+                if room is None:
+                    await asyncio.sleep(0)
+                else:
+                    await room
+
+    def _await_room(self) -> None:
+        room = self._session.wait_room()
+        if room is not None:
+            room.result()
+
+    def _window(self) -> int:
+        """Requests that map() keeps in flight: enough for every executor and one more batch."""
+        policy = self._runtime.engine.policy
+        batches = 2 * max(1, len(self._runtime.threads)) + 1
+        return min(batches * policy.max_batch_size, policy.max_queue_size)
+
+    # -- settings, all of which may change while running -------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """For messages and metrics."""
+        return self._name
+
+    @property
+    def max_batch_size(self) -> int:
+        """Rows in a batch at most; a change holds for batches that are opened from then on."""
+        return self._runtime.engine.policy.max_batch_size
+
+    @max_batch_size.setter
+    def max_batch_size(self, value: int) -> None:
+        self._change(max_batch_size=value)
+
+    @property
+    def max_queue_delay(self) -> float:
+        """Seconds that an idle executor is held back at most."""
+        return self._runtime.engine.policy.max_queue_delay
+
+    @max_queue_delay.setter
+    def max_queue_delay(self, value: float) -> None:
+        self._change(max_queue_delay=value)
+
+    @property
+    def max_queue_size(self) -> int:
+        """Rows that may wait."""
+        return self._runtime.engine.policy.max_queue_size
+
+    @max_queue_size.setter
+    def max_queue_size(self, value: int | None) -> None:
+        self._change(max_queue_size=value)
+
+    @property
+    def caller_runs(self) -> bool:
+        """Whether a waiting caller that is alone may run the model itself."""
+        return self._runtime.engine.policy.caller_runs
+
+    @caller_runs.setter
+    def caller_runs(self, value: bool) -> None:
+        self._change(caller_runs=bool(value))
+
+    def _change(self, **changed: Any) -> None:
+        policy = self._runtime.engine.policy
+        current = {
+            "max_batch_size": policy.max_batch_size,
+            "max_queue_delay": policy.max_queue_delay,
+            "max_queue_size": policy.max_queue_size,
+            "caller_runs": policy.caller_runs,
+        }
+        self._runtime.engine.policy = _policy(**{**current, **changed})
+
+    # -- inspection and ends of life ---------------------------------------------------------------
+
+    def statistics(self) -> Statistics:
+        """A snapshot of what the batcher has done so far."""
+        return from_engine(self._runtime.engine.statistics())
+
+    @property
+    def closed(self) -> bool:
+        """True once close() was called, or in the child of a fork."""
+        return not self._runtime.engine.accepting
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+        """Refuses new requests and ends the executors. Idempotent.
+
+        Args:
+            drain: Whether waiting requests are served; else they fail with ClosedError. The batch
+                that the model has is always waited for.
+            timeout: Seconds to wait; then everything that has not ended fails with ClosedError,
+                also if a model never returns. None for as long as it takes.
+        """
+        self._finalizer.detach()
+        self._runtime.close(drain, timeout, self._session)
+
+    async def aclose(self, drain: bool = True, timeout: float | None = None) -> None:
+        """close() for event loops: the loop goes on meanwhile."""
+        if self._session.inline:
+            self.close(drain, timeout)
+            return
+        await asyncio.get_running_loop().run_in_executor(None, self.close, drain, timeout)
+
+    def __enter__(self) -> Batcher:
+        """The batcher itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes the batcher, serving what waits."""
+        self.close()
+
+    async def __aenter__(self) -> Batcher:
+        """The batcher itself."""
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Closes the batcher, serving what waits."""
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<tidegate.Batcher {self._name!r} {state}, {self._runtime.engine.policy!r}>"
+
+
+async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
+    for row in rows:
+        yield row
+
+
+def _choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{setting} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _number(setting: str, value: Any) -> float:
+    with contextlib.suppress(TypeError, ValueError):
+        number = float(value)
+        if number >= 0:
+            return number
+    raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
+
+
+def _count(setting: str, value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise ConfigError(f"{setting} must be at least 1, got {value!r}")
+    return int(value.__index__())
+
+
+def _policy(
+    *, max_batch_size: Any, max_queue_delay: Any, max_queue_size: Any, caller_runs: bool
+) -> _engine.Policy:
+    try:
+        return _engine.Policy(
+            max_batch_size=_count("max_batch_size", max_batch_size),
+            max_queue_delay=_number("max_queue_delay", max_queue_delay),
+            max_queue_size=0
+            if max_queue_size is None
+            else _count("max_queue_size", max_queue_size),
+            caller_runs=caller_runs,
+        )
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(str(error)) from error

@@ -1,0 +1,129 @@
+"""``@tidegate.batch``: a function or method over a batch, called with single requests."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from tidegate.batcher import Batcher
+from tidegate.errors import ConfigError
+
+__all__ = ["BatchedFunction", "BatchedMethod", "batch"]
+
+
+class BatchedFunction:
+    """A function over a batch that is called with one request at a time.
+
+    Call it from a thread, or ``await`` what ``predict_async`` or ``submit`` return. All of Batcher
+    is there: ``f.statistics()``, ``f.close()``, ``f.batcher``. The batcher is made when it is first
+    needed.
+    """
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._options = options
+        self._lock = threading.Lock()
+        self._batcher: Batcher | None = None
+
+    @property
+    def batcher(self) -> Batcher:
+        """The Batcher behind the function."""
+        if self._batcher is None:
+            with self._lock:
+                if self._batcher is None:
+                    self._batcher = Batcher(self._function, **self._options)
+        return self._batcher
+
+    def __call__(self, x: Any, *, timeout: float | None = None) -> Any:
+        """Runs one request and returns its answer, see Batcher.__call__()."""
+        return self.batcher(x, timeout=timeout)
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Everything else is the Batcher's."""
+        if attribute.startswith("_"):
+            raise AttributeError(attribute)
+        return getattr(self.batcher, attribute)
+
+
+class BatchedMethod:
+    """A method over a batch: each object gets a batcher of its own, which ends with the object."""
+
+    def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._options = options
+        self._lock = threading.Lock()
+        self._bound: weakref.WeakKeyDictionary[Any, BatchedFunction] = weakref.WeakKeyDictionary()
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """The object's own BatchedFunction."""
+        if instance is None:
+            return self
+        bound = self._bound.get(instance)
+        if bound is None:
+            with self._lock:
+                bound = self._bound.get(instance)
+                if bound is None:
+                    bound = BatchedFunction(
+                        _weakly_bound(self._function, instance), dict(self._options)
+                    )
+                    self._bound[instance] = bound
+        return bound
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        """Explains itself: a batched method is called on an object."""
+        raise TypeError(f"{self._function.__qualname__} is a batched method; call it on an object")
+
+
+def _weakly_bound(function: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    """`function` bound to `instance` without keeping it alive."""
+    reference = weakref.ref(instance)
+
+    @functools.wraps(function)
+    def bound(rows: Any) -> Any:
+        target = reference()
+        if target is None:
+            raise ReferenceError(f"the object of {function.__qualname__} is gone")
+        return function(target, rows)
+
+    return bound
+
+
+def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Makes a function or method over a batch callable with single requests.
+
+    ::
+
+        @tidegate.batch(max_batch_size=32)
+        def embed(texts):            # an array of n rows
+            return model(texts)      # n rows
+
+        y = embed(x)                 # one row, from any thread
+        y = await embed.submit(x)    # from an event loop
+
+    Args:
+        function: The function, when used without parentheses.
+        **options: Those of Batcher.
+
+    Raises:
+        ConfigError: The function is a coroutine function, or takes no batch.
+    """
+    if function is None:
+        return functools.partial(batch, **options)
+    if not callable(function):
+        raise ConfigError(f"@batch decorates a function or method, got {type(function).__name__}")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(
+            f"{function.__name__} is a coroutine function; a model is a plain function over a batch"
+        )
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters:
+        raise ConfigError(f"{function.__name__} takes no argument; a model takes a batch")
+    options.setdefault("name", function.__qualname__)
+    is_method = parameters[0].name == "self" and len(parameters) > 1
+    return BatchedMethod(function, options) if is_method else BatchedFunction(function, options)

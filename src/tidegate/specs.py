@@ -1,0 +1,134 @@
+"""What one request looks like: TensorSpec, alone or in tuples and mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate.errors import ConfigError, InputError
+
+__all__ = ["Spec", "TensorSpec", "check_spec", "infer_spec", "leaves"]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape and dtype of one array of a request, without the batch axis.
+
+    Args:
+        shape: Length of each axis; ``()`` for a number.
+        dtype: Anything that ``numpy.dtype`` takes, native byte order, no Python objects.
+        name: A name for humans and for protocols.
+
+    Raises:
+        ConfigError: A length that is negative or not an integer, or a dtype that cannot be batched.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    name: str | None = None
+
+    def __init__(
+        self, shape: tuple[int, ...] | list[int], dtype: npt.DTypeLike, name: str | None = None
+    ) -> None:
+        try:
+            lengths = tuple(int(length) for length in shape)
+            exact = lengths == tuple(shape)
+        except (TypeError, ValueError):
+            exact = False
+        if not exact or any(length < 0 for length in lengths):
+            raise ConfigError(f"a TensorSpec's shape is a tuple of lengths >= 0, got {shape!r}")
+        if len(lengths) > 31:
+            raise ConfigError(f"a TensorSpec has at most 31 axes, got {len(lengths)}")
+        try:
+            resolved = np.dtype(dtype)
+        except TypeError as error:
+            raise ConfigError(f"a TensorSpec needs a NumPy dtype, got {dtype!r}") from error
+        if resolved.hasobject:
+            raise ConfigError(
+                f"dtype {resolved} holds Python objects, which have no staging buffer; "
+                "use Batcher(..., collate='list')"
+            )
+        object.__setattr__(self, "shape", lengths)
+        object.__setattr__(self, "dtype", resolved.newbyteorder("="))
+        object.__setattr__(self, "name", name)
+
+    def __str__(self) -> str:
+        """Dtype and shape in words, as error messages show them."""
+        return f"{self.dtype} array of shape {self.shape}"
+
+
+Spec: TypeAlias = "TensorSpec | tuple[TensorSpec, ...] | Mapping[str, TensorSpec]"
+
+
+def check_spec(spec: Any) -> Spec:
+    """Returns `spec` if it is a TensorSpec, or a tuple or mapping of them; raises ConfigError."""
+    if isinstance(spec, TensorSpec):
+        return spec
+    if isinstance(spec, Mapping):
+        if spec and all(isinstance(leaf, TensorSpec) for leaf in spec.values()):
+            return dict(spec)
+    elif isinstance(spec, (tuple, list)) and spec:
+        if all(isinstance(leaf, TensorSpec) for leaf in spec):
+            return tuple(spec)
+    raise ConfigError(
+        f"inputs must be a TensorSpec, or a tuple or mapping of TensorSpecs, got {spec!r}"
+    )
+
+
+def leaves(spec: Spec) -> list[TensorSpec]:
+    """The TensorSpecs of a spec, in order."""
+    if isinstance(spec, TensorSpec):
+        return [spec]
+    if isinstance(spec, tuple):
+        return list(spec)
+    return list(spec.values())
+
+
+def _infer_leaf(value: Any, where: str) -> TensorSpec:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise InputError(
+            f"the request{where} is no array: {error}", expected="an array", given="a ragged list"
+        ) from error
+    if array.dtype.hasobject or array.dtype.kind in "SU":
+        kind = type(value).__name__
+        raise InputError(
+            f"expected an array of numbers{where}, got {kind} (dtype {array.dtype}); pass "
+            "collate='list' to batch arbitrary objects, or inputs=TensorSpec(...) for fixed-width "
+            "strings",
+            expected="an array of numbers",
+            given=f"{kind} (dtype {array.dtype})",
+        )
+    return TensorSpec(array.shape, array.dtype)
+
+
+def infer_spec(request: Any) -> Spec:
+    """The spec of a first request.
+
+    Args:
+        request: An array, a number, nested lists of numbers, or a tuple or mapping of those.
+
+    Returns:
+        A spec that the request fits.
+
+    Raises:
+        InputError: It holds something that is not an array of numbers.
+    """
+    if isinstance(request, Mapping):
+        if not request:
+            raise InputError(
+                "the request is an empty mapping", expected="arrays", given="an empty mapping"
+            )
+        return {key: _infer_leaf(leaf, f"[{key!r}]") for key, leaf in request.items()}
+    if isinstance(request, tuple):
+        if not request:
+            raise InputError(
+                "the request is an empty tuple", expected="arrays", given="an empty tuple"
+            )
+        return tuple(_infer_leaf(leaf, f"[{index}]") for index, leaf in enumerate(request))
+    return _infer_leaf(request, "")
