@@ -125,7 +125,7 @@ def sanitize(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Every example of the README and of docs/, run."""
     session.install(".[test]")
-    session.run("pytest", "tests/docs", *session.posargs)
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
 
 
 @nox.session

@@ -95,7 +95,7 @@ def measure(name: str, arguments: Sequence[str], rounds: int) -> Outcome:
             return Outcome.from_json(json.loads(record.read_text()))
     scenario = SCENARIOS[name]
     failure = f"its process ended with {ended.returncode}"
-    return Outcome(name, scenario.question, rounds, {}, [], [], {"all variants": failure})
+    return Outcome(name, scenario.question, rounds, {}, [], [], {"all variants": failure}, 0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

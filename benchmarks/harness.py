@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from benchmarks.machine import Others
+
 Metrics = dict[str, float]
 Round = dict[str, Metrics]
 """The metrics of each variant that ran, in one round."""
@@ -118,6 +120,8 @@ class Outcome:
     verdicts: list[Verdict]
     skipped: list[str]
     failed: dict[str, str]
+    others: float
+    """The share of the machine that other processes took meanwhile."""
 
     def to_json(self) -> dict[str, Any]:
         record = asdict(self)
@@ -203,6 +207,7 @@ def run(
     skipped = [variant.name for variant in wanted if not variant.available()]
     failed: dict[str, str] = {}
     results: list[Round] = []
+    others = Others()
     rounds = min(rounds, scenario.most_rounds)
     for number in range(rounds):
         result: Round = {}
@@ -225,6 +230,7 @@ def run(
         verdicts=[_verdict(target, results) for target in scenario.targets],
         skipped=skipped,
         failed=failed,
+        others=others.share(),
     )
 
 

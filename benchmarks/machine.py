@@ -7,6 +7,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 
 PACKAGES = ("tidegate", "numpy", "batched", "uvloop")
@@ -20,6 +21,29 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+class Others:
+    """How busy everybody else has kept the machine since this was made, by the kernel's account."""
+
+    def __init__(self) -> None:
+        self._start = self._read()
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Seconds: of the clock, of all processors not idle, of this process and its children."""
+        user, nice, system, _, _, irq, softirq, steal = (
+            float(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        )
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy, sum(os.times()[:4])
+
+    def share(self) -> float:
+        """The share of all processors' time that somebody else took, 0 to 1."""
+        clock, busy, own = (
+            end - start for start, end in zip(self._start, self._read(), strict=True)
+        )
+        return max(0.0, busy - own) / max(1e-9, clock * (os.cpu_count() or 1))
 
 
 def _version(package: str) -> str | None:

@@ -21,7 +21,8 @@ REFERENCE = "#d9a441"
 MISSED = "#c2410c"
 INK = "#1f2933"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.hspace": 0.06,
     "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
@@ -116,7 +117,6 @@ def _stack(panels: Sequence[dict[str, Any]], path: Path) -> None:
         squeeze=False,
         layout="constrained",
     )
-    figure.get_layout_engine().set(hspace=0.06)
     for place, panel in enumerate(panels):
         _bars(axes[place][0], **panel)
     _save(figure, path)

@@ -77,7 +77,8 @@ def print_scenario(outcome: Outcome, columns: Sequence[Column]) -> None:
     for variant, spreads in outcome.metrics.items():
         rows.append((variant, *(_spread(spreads[column.metric], column) for column in columns)))
     rows += [(name, "not installed", *("" for _ in columns[1:])) for name in outcome.skipped]
-    title = f"{outcome.name}: {outcome.question} ({outcome.rounds} rounds)"
+    others = f"others took {outcome.others:.0%} of the machine"
+    title = f"{outcome.name}: {outcome.question}\n{outcome.rounds} rounds; {others}"
     print_table(title, ("variant", *(column.title for column in columns)), rows)
     for name, error in outcome.failed.items():
         print(f"{outcome.name}, {name} FAILED:\n{error}")

@@ -101,6 +101,7 @@ void* Batch::unsubscribe(Port& port) noexcept {
         if (it->port != &port) continue;
         void* const token = it->token;
         subscriptions_.erase(it);
+        port.forget(token);
         port.add_in_flight(-1);
         port.release();
         return token;

@@ -12,7 +12,8 @@ Nanos SteadyClock::now() const noexcept {
 }
 
 const SteadyClock& SteadyClock::instance() noexcept {
-    static const SteadyClock clock;
+    // Never destroyed: threads that outlive the interpreter still read it.
+    static const SteadyClock& clock = *new SteadyClock;
     return clock;
 }
 

@@ -18,10 +18,7 @@ Engine::Engine(const Policy& policy, const Clock& clock, bool timer_thread)
 }
 
 Engine::~Engine() {
-    if (forked()) {
-        timer_.forget_thread();
-        return;
-    }
+    if (forked()) return;
     timer_.stop();
     // Whoever owns an engine has closed it and let its executors end; batches that were never
     // taken must still end.

@@ -1,6 +1,8 @@
 // Engine: deadlines, closing, fork, and watching over the GIL.
 #include <algorithm>
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "tidegate/engine.hpp"
 #include "tidegate/futex.hpp"
@@ -84,7 +86,7 @@ Nanos Engine::watch_gil(Nanos now) noexcept {
     for (const auto& executor : executors_) {
         const Nanos wanted_at = executor->gil_wanted_at.load(std::memory_order_seq_cst);
         if (wanted_at != kNever) {
-            starving = starving || now - wanted_at >= kWatchPeriod / 2;
+            starving = starving || now - wanted_at >= kWatchPeriod;
             next = std::min(next, now + kWatchPeriod / 4);
             continue;
         }
@@ -119,38 +121,57 @@ void Engine::wake_all() noexcept {
     }
 }
 
-void Engine::refuse(Slab& slab) noexcept {
+void Engine::refuse(Lane& lane, Slab& slab) noexcept {
     Batch& batch = *slab.batch();
     const std::uint32_t reserved = slab.reserved();
+    // Not under the mutex: who copies a row may need the GIL to go on, and its holder the mutex.
     slab.wait_committed(reserved);
     for (std::uint32_t row = 0; row < reserved; ++row) {
         if (batch.settle(row, SlotState::Refused)) Counters::add(counters_.closed);
     }
-    if (batch.tenant != nullptr) orphans_.push_back(batch.tenant);
+    {
+        const std::lock_guard lock(mutex_);
+        if (batch.tenant != nullptr) orphans_.push_back(batch.tenant);
+        recycle(lane, slab);
+    }
     if (batch.decide(Outcome::Abandoned, 0)) batch.publish();
     batch.release();
+    end_running();
 }
 
 void Engine::close(bool drain) noexcept {
     if (forked()) return;
-    const Lock lock(mutex_);
-    const Phase phase = phase_.load(std::memory_order_relaxed);
-    if (phase == Phase::Closed || (phase == Phase::Draining && drain)) return;
-    // seq_cst: pairs with accepting(), and with finish() for wait_drained().
-    phase_.store(drain ? Phase::Draining : Phase::Closed, std::memory_order_seq_cst);
-    for (const auto& lane : lanes_) {
-        if (lane->open.load(std::memory_order_relaxed) != nullptr) retire_open(*lane);
-        if (drain) continue;
-        for (Slab* slab : lane->ready) {
-            refuse(*slab);
-            recycle(*lane, *slab);
+    std::vector<std::pair<Lane*, Slab*>> refused;
+    {
+        const Lock lock(mutex_);
+        const Phase phase = phase_.load(std::memory_order_relaxed);
+        if (phase == Phase::Closed || (phase == Phase::Draining && drain)) return;
+        // seq_cst: pairs with accepting(), and with end_running() for wait_drained().
+        phase_.store(drain ? Phase::Draining : Phase::Closed, std::memory_order_seq_cst);
+        for (const auto& lane : lanes_) {
+            if (lane->open.load(std::memory_order_relaxed) != nullptr) retire_open(*lane);
+            if (drain) continue;
+            for (Slab* slab : lane->ready) refused.emplace_back(lane.get(), slab);
+            lane->ready.clear();
+            lane->ready_rows = 0;
         }
-        lane->ready.clear();
-        lane->ready_rows = 0;
+        // Not drained before they have ended.
+        running_.fetch_add(static_cast<std::uint32_t>(refused.size()), std::memory_order_relaxed);
+        drained_word_.fetch_add(1, std::memory_order_seq_cst);  // pairs with wait_drained()
+        futex_wake_all(drained_word_);
+        wake_all();  // they find work, or that they should stop
     }
-    drained_word_.fetch_add(1, std::memory_order_seq_cst);  // pairs with wait_drained()
-    futex_wake_all(drained_word_);
-    wake_all();  // they find work, or that they should stop
+    for (const auto& [lane, slab] : refused) refuse(*lane, *slab);
+}
+
+void Engine::end_running() noexcept {
+    // seq_cst, a Dekker pair with close() and wait_drained(): either that sees the count fall, or we
+    // see the closing.
+    running_.fetch_sub(1, std::memory_order_seq_cst);
+    if (phase_.load(std::memory_order_seq_cst) != Phase::Open) {
+        drained_word_.fetch_add(1, std::memory_order_seq_cst);
+        futex_wake_all(drained_word_);
+    }
 }
 
 void Engine::abandon_running() noexcept {
@@ -173,6 +194,7 @@ void Engine::abandon_running() noexcept {
 
 bool Engine::wait_drained(Nanos deadline) noexcept {
     for (;;) {
+        if (forked()) return true;  // nothing here will end any more
         const std::uint32_t seen = drained_word_.load(std::memory_order_seq_cst);
         {
             const std::lock_guard lock(mutex_);
@@ -188,6 +210,7 @@ void Engine::mark_forked() noexcept {
     phase_.store(Phase::Forked, std::memory_order_release);
     // This is the only thread, and one that is not here may have held the mutex.
     new (&mutex_) std::mutex;
+    timer_.forget_thread();
     for (const auto& lane : lanes_) lane->open.store(nullptr, std::memory_order_release);
 }
 

@@ -38,7 +38,12 @@ std::uint32_t Engine::due_batches(Nanos now) const noexcept {
     for (const auto& lane : lanes_) {
         due += lane->ready.size();
         Slab* open = lane->open.load(std::memory_order_relaxed);
-        if (open != nullptr && open_is_due(*open, now)) ++due;
+        // While an executor lingers, fewer rows than it hopes for are nobody's business.
+        if (open != nullptr && open_is_due(*open, now) &&
+            (lingering_ == nullptr ||
+             open->reserved() >= linger_target_.load(std::memory_order_relaxed))) {
+            ++due;
+        }
     }
     return static_cast<std::uint32_t>(due);
 }
@@ -63,8 +68,9 @@ void Engine::arm_for_delay(Nanos now) noexcept {
 }
 
 Executor* Engine::choose_idle() noexcept {
+    if (lingering_ != nullptr) return lingering_;
     for (const auto& executor : executors_) {
-        if (executor->kind == ExecutorKind::Thread && executor->state == ExecutorState::Idle) {
+        if (executor->kind != ExecutorKind::Inline && executor->state == ExecutorState::Idle) {
             return executor.get();
         }
     }
@@ -78,9 +84,9 @@ void Engine::dispatch(Lock& lock) noexcept {
     while (promised_ < due && count < chosen.size()) {
         Executor* executor = choose_idle();
         if (executor == nullptr) break;
+        leave_idle(*executor);
         executor->state = ExecutorState::Signalled;
         ++promised_;
-        idle_.fetch_sub(1, std::memory_order_seq_cst);
         // Relaxed: the state under the mutex decides; the word only ends the sleep.
         executor->word.fetch_add(1, std::memory_order_relaxed);
         chosen[count++] = executor;
@@ -89,90 +95,65 @@ void Engine::dispatch(Lock& lock) noexcept {
     for (std::size_t i = 0; i < count; ++i) futex_wake(chosen[i]->word, 1);
 }
 
-void Engine::make_idle(Executor& executor, Nanos now) noexcept {
+void Engine::make_idle(Executor& executor) noexcept {
     executor.state = ExecutorState::Idle;
-    executor.idle_since = now;
     // seq_cst: the executor's half of the Dekker pair in Slab::reserve(); due_batches() follows.
     idle_.fetch_add(1, std::memory_order_seq_cst);
 }
 
+void Engine::leave_idle(Executor& executor) noexcept {
+    if (&executor == lingering_) {
+        stop_lingering();
+    } else {
+        idle_.fetch_sub(1, std::memory_order_seq_cst);
+    }
+}
+
+void Engine::sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept {
+    const std::uint32_t seen = executor.word.load(std::memory_order_relaxed);
+    const bool spin = executor.last_pause <= kShortPause;
+    lock.unlock();
+    if (spin) {
+        const Nanos spin_end = std::min(deadline, add_saturating(clock_.now(), kSpin));
+        while (executor.word.load(std::memory_order_relaxed) == seen && clock_.now() < spin_end) {
+            sched_yield();
+        }
+    }
+    futex_wait(executor.word, seen, deadline);
+    lock.lock();
+}
+
 Status Engine::await_work(Executor& executor) noexcept {
     Lock lock(mutex_);
+    const Nanos free_since = clock_.now();
+    if (executor.cycle_start != 0) linger_.record_cycle(free_since - executor.cycle_start);
     for (;;) {
-        Nanos now = clock_.now();
+        if (executor.state == ExecutorState::Busy || executor.state == ExecutorState::Signalled) {
+            // Free, or woken by the first row of a batch: others may be on their way.
+            linger(executor, lock);
+            if (executor.state == ExecutorState::Signalled) break;
+        }
         if (executor.state != ExecutorState::Lent) {
-            if (executor.state != ExecutorState::Idle) make_idle(executor, now);
-            const std::uint32_t due = due_batches(now);
-            if (due > promised_) {
+            if (executor.state != ExecutorState::Idle) make_idle(executor);
+            const Nanos now = clock_.now();
+            if (due_batches(now) > promised_) {
+                leave_idle(executor);
                 executor.state = ExecutorState::Signalled;
-                idle_.fetch_sub(1, std::memory_order_seq_cst);
                 ++promised_;
                 break;
             }
             if (phase_.load(std::memory_order_relaxed) != Phase::Open) {
+                leave_idle(executor);
                 executor.state = ExecutorState::Gone;
-                idle_.fetch_sub(1, std::memory_order_seq_cst);
                 return Status::Stop;
             }
             arm_for_delay(now);
         }
-        const std::uint32_t seen = executor.word.load(std::memory_order_relaxed);
-        const bool spin = executor.last_pause <= kShortPause;
-        lock.unlock();
-        if (spin) {
-            const Nanos spin_end = now + kSpin;
-            while (executor.word.load(std::memory_order_relaxed) == seen &&
-                   clock_.now() < spin_end) {
-                sched_yield();
-            }
-        }
-        futex_wait(executor.word, seen, kNever);
-        lock.lock();
-        if (executor.state == ExecutorState::Signalled) break;
+        sleep(executor, lock, kNever);
     }
-    executor.last_pause = clock_.now() - executor.idle_since;
-    const bool may_linger = policy_.max_queue_delay == 0;
-    lock.unlock();
-    if (may_linger) linger(executor);
+    executor.cycle_start = clock_.now();
+    executor.last_pause = executor.cycle_start - free_since;
     return Status::Ok;
-}
-
-void Engine::linger(Executor&) noexcept {
-    Slab* slab = nullptr;
-    std::uint64_t generation = 0;
-    std::uint32_t waiting = 0;
-    std::uint32_t target = 0;
-    {
-        const Lock lock(mutex_);
-        if (phase_.load(std::memory_order_relaxed) != Phase::Open) return;
-        for (const auto& lane : lanes_) {
-            if (!lane->ready.empty()) return;
-            Slab* open = lane->open.load(std::memory_order_relaxed);
-            if (open != nullptr && open->reserved() > 0) slab = open;
-        }
-        if (slab == nullptr) return;
-        generation = slab->generation();
-        waiting = slab->reserved();
-        const std::uint32_t more = linger_.expected_more(waiting);
-        if (more == 0) return;
-        target = std::min(waiting + more, slab->limit().load(std::memory_order_relaxed));
-    }
-    const Nanos gap = linger_.gap();
-    const Nanos start = clock_.now();
-    const Nanos end = start + linger_.longest();
-    Nanos last_arrival = start;
-    std::uint32_t seen = waiting;
-    Nanos now = start;
-    while (seen < target && now < end && now - last_arrival < gap) {
-        sched_yield();
-        now = clock_.now();
-        const std::uint32_t reserved = slab->reserved();
-        // Looked at after the rows, which are of this generation then.
-        if (slab->generation() != generation) return;  // somebody else took it
-        if (reserved != seen) last_arrival = now;
-        seen = reserved;
-    }
-    linger_.record_linger(waiting, seen - waiting, now - start);
 }
 
 Lane* Engine::pick(Nanos now) noexcept {
@@ -250,9 +231,11 @@ Status Engine::seal_next(Executor& executor, Taken& taken) noexcept {
 
 Status Engine::try_take(Executor& executor, Taken& taken) noexcept {
     const Lock lock(mutex_);
-    if (executor.state != ExecutorState::Idle) return Status::Nothing;
-    if (!take(executor, taken, clock_.now())) return Status::Nothing;
+    if (executor.state != ExecutorState::Idle || forked()) return Status::Nothing;
+    const Nanos now = clock_.now();
+    if (!take(executor, taken, now)) return Status::Nothing;
     executor.state = ExecutorState::Busy;
+    executor.cycle_start = now;
     return Status::Ok;
 }
 
@@ -308,8 +291,7 @@ void Engine::record_run(Executor& executor, const Taken& taken, Nanos now) noexc
     // Falls at once and rises slowly: what a run takes when nothing gets in its way.
     typical = typical == 0 || run < typical ? run : typical + (run - typical) / 32;
     ++executor.runs;
-    linger_.record_batch(taken.batch->live(), taken.lane->waiting_rows(),
-                         now - executor.busy_since);
+    linger_.record_batch(taken.batch->live(), taken.lane->waiting_rows());
 }
 
 void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
@@ -348,24 +330,20 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     if (decided) batch.publish();
     batch.release();
     taken.batch = nullptr;
-    // Last, so that whoever waited until all is drained finds every request ended. seq_cst, a Dekker
-    // pair with close() and wait_drained(): either that sees the count fall, or we see the closing.
-    running_.fetch_sub(1, std::memory_order_seq_cst);
-    if (phase_.load(std::memory_order_seq_cst) != Phase::Open) {
-        drained_word_.fetch_add(1, std::memory_order_seq_cst);
-        futex_wake_all(drained_word_);
-    }
+    end_running();  // last, so that whoever waited for it finds every request ended
 }
 
 void Engine::give_back(Executor& executor) noexcept {
     Lock lock(mutex_);
+    const Nanos now = clock_.now();
     if (executor.kind == ExecutorKind::Inline) {
+        linger_.record_cycle(now - executor.cycle_start);
         executor.state = ExecutorState::Idle;
         return;
     }
     if (executor.state != ExecutorState::Lent) return;
-    const Nanos now = clock_.now();
-    make_idle(executor, now);
+    linger_.record_cycle(now - executor.cycle_start);
+    make_idle(executor);
     if (phase_.load(std::memory_order_relaxed) != Phase::Open) {
         wake_all();
     } else {

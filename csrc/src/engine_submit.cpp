@@ -95,7 +95,6 @@ void Engine::announce(Lane& lane, const Reservation& reservation) noexcept {
     const std::uint32_t end = reservation.index + reservation.count;
     // Relaxed: the limit that the reservation was made under, or a later one.
     const bool filled = end >= reservation.slab->limit().load(std::memory_order_relaxed);
-    const bool first = reservation.index == 0;
     if (filled) {
         Lock lock(mutex_);
         if (lane.open.load(std::memory_order_relaxed) == reservation.slab &&
@@ -103,8 +102,7 @@ void Engine::announce(Lane& lane, const Reservation& reservation) noexcept {
             retire_open(lane);
         }
         dispatch(lock);
-    } else if (first && idle_.load(std::memory_order_seq_cst) != 0) {
-        // seq_cst: the submitter's half of the Dekker pair in Slab::reserve().
+    } else if (wakes_executor(reservation.index == 0, end)) {
         const Nanos delay = max_queue_delay_.load(std::memory_order_relaxed);
         if (delay == 0) {
             Lock lock(mutex_);
@@ -116,26 +114,37 @@ void Engine::announce(Lane& lane, const Reservation& reservation) noexcept {
     if (reservation.deadline != kNever) timer_.arm(reservation.deadline);
 }
 
+bool Engine::wakes_executor(bool first, std::uint32_t end) const noexcept {
+    // seq_cst, both: the submitter's halves of the Dekker pairs in Slab::reserve() and
+    // stop_lingering().
+    const std::uint32_t target = linger_target_.load(std::memory_order_seq_cst);
+    if (target != 0) return end >= target;
+    return first && idle_.load(std::memory_order_seq_cst) != 0;
+}
+
 bool Engine::commit_or_lead(Lane& lane, Reservation& reservation, Executor*& executor,
                             Taken& taken) noexcept {
     reservation.slab->commit(reservation.count);
-    const bool first = reservation.index == 0;
     // A deadline could not be kept while the caller is in the model, so such a caller never leads.
-    if (first && reservation.deadline == kNever && idle_.load(std::memory_order_seq_cst) != 0 &&
+    if (reservation.deadline == kNever && reservation.index == 0 && wakes_executor(true, 1) &&
         max_queue_delay_.load(std::memory_order_relaxed) == 0) {
-        const Lock lock(mutex_);
+        Lock lock(mutex_);
         Executor* idle = policy_.caller_runs ? choose_idle() : nullptr;
-        if (idle != nullptr && promised_ == 0 && lane.ready.empty() &&
+        if (idle != nullptr && idle->kind == ExecutorKind::Thread && promised_ == 0 &&
+            lane.ready.empty() &&
             lane.open.load(std::memory_order_relaxed) == reservation.slab &&
             // Another executor may have run our batch meanwhile and the slab be open for the next.
             reservation.slab->batch() == reservation.batch &&
             reservation.slab->reserved() == reservation.count &&
             linger_.alone(reservation.count)) {
+            leave_idle(*idle);
             idle->state = ExecutorState::Lent;
-            idle_.fetch_sub(1, std::memory_order_seq_cst);
+            idle->cycle_start = reservation.submitted;
             take_slab(lane, *reservation.slab, *idle, taken, reservation.submitted);
             executor = idle;
             Counters::add(counters_.led);
+            // If it lingered, it may have held back the rows of another lane.
+            if (idle_.load(std::memory_order_relaxed) != 0) dispatch(lock);
             return true;
         }
     }

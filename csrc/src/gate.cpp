@@ -9,7 +9,8 @@
 namespace tidegate {
 
 Gate& Gate::instance() noexcept {
-    static Gate gate;
+    // Never destroyed: threads that outlive the interpreter may still ask.
+    static Gate& gate = *new Gate;
     return gate;
 }
 
@@ -37,11 +38,11 @@ void Gate::got(Nanos wanted_at, const Clock& clock) noexcept {
 
 void Gate::nudge() noexcept {
     contended_.store(kWatchFor, std::memory_order_relaxed);
-    ask();
+    ask(true);
 }
 
-void Gate::ask() noexcept {
-    asked_.store(1, std::memory_order_relaxed);
+void Gate::ask(bool urgent) noexcept {
+    asked_.store(urgent ? kUrgent : kAsked, std::memory_order_relaxed);
     {
         const std::lock_guard lock(mutex_);
         for (Port* port : ports_) {

@@ -13,15 +13,18 @@ Nanos blend(Nanos average, Nanos sample) noexcept { return average + (sample - a
 
 }  // namespace
 
-void Linger::record_batch(std::uint32_t rows, std::uint64_t waiting, Nanos service) noexcept {
+void Linger::record_batch(std::uint32_t rows, std::uint64_t waiting) noexcept {
     constexpr auto relaxed = std::memory_order_relaxed;
     const auto under_way =
         static_cast<std::uint32_t>(std::min<std::uint64_t>(rows + waiting, 1u << 30));
     // Rises at once, fades by an eighth: a crowd that left is forgotten in a few batches.
     const std::uint32_t before = crowd();
     crowd_.store(std::max(under_way, before - (before + 7) / 8), relaxed);
-    const Nanos average = service_.load(relaxed);
-    service_.store(average == 0 ? service : blend(average, service), relaxed);
+}
+
+void Linger::record_cycle(Nanos away) noexcept {
+    const Nanos average = service_.load(std::memory_order_relaxed);
+    service_.store(average == 0 ? away : blend(average, away), std::memory_order_relaxed);
 }
 
 std::uint32_t Linger::expected_more(std::uint32_t waiting) noexcept {
@@ -39,15 +42,16 @@ std::uint32_t Linger::expected_more(std::uint32_t waiting) noexcept {
     return more;
 }
 
-void Linger::record_linger(std::uint32_t waiting, std::uint32_t gained, Nanos waited) noexcept {
+void Linger::record_linger(std::uint32_t first, std::uint32_t rows, Nanos waited) noexcept {
     constexpr auto relaxed = std::memory_order_relaxed;
     const Nanos service = service_.load(relaxed);
-    const Nanos gain =
-        static_cast<Nanos>(gained) * service - static_cast<Nanos>(waiting) * waited;
-    gain_.store(blend(gain_.load(relaxed), gain), relaxed);
+    const Nanos gained = rows > first ? rows - first : 0;
+    // The first waited all the time, those that followed half of it on average.
+    const Nanos cost = (first + gained / 2) * waited;
+    gain_.store(blend(gain_.load(relaxed), gained * service - cost), relaxed);
     if (gained == 0) return;
-    // The mean pause between arrivals, four times over, within bounds.
-    const Nanos pause = 4 * waited / static_cast<Nanos>(gained);
+    // The mean pause between arrivals, eight times over, within bounds.
+    const Nanos pause = 8 * waited / gained;
     gap_.store(std::clamp(blend(gap_.load(relaxed), pause), kShortestGap, kLongestGap), relaxed);
 }
 

@@ -7,7 +7,7 @@ namespace tidegate {
 
 NativeExecutor::NativeExecutor(Engine& engine, tidegate_native_model model, void* user_data)
     : engine_(engine),
-      executor_(engine.add_executor(ExecutorKind::Thread)),
+      executor_(engine.add_executor(ExecutorKind::Native)),
       model_(model),
       user_data_(user_data),
       thread_([this] { run(); }) {}
@@ -16,10 +16,6 @@ NativeExecutor::~NativeExecutor() { join(); }
 
 void NativeExecutor::join() noexcept {
     if (thread_.joinable()) thread_.join();
-}
-
-void NativeExecutor::forget_thread() noexcept {
-    if (thread_.joinable()) thread_.detach();
 }
 
 void NativeExecutor::run() noexcept {

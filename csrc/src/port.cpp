@@ -61,6 +61,11 @@ void Port::signal() noexcept {
     if (wake) write_event();
 }
 
+void Port::forget(const void* token) noexcept {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(queue_, [token](const Notice& notice) { return notice.token == token; });
+}
+
 void Port::take(std::vector<Notice>& into) {
     std::uint64_t count = 0;
     while (read(event_fd_, &count, sizeof count) < 0 && errno == EINTR) {

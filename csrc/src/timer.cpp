@@ -2,6 +2,7 @@
 #include "tidegate/timer.hpp"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "tidegate/futex.hpp"
@@ -64,7 +65,9 @@ void Timer::stop() noexcept {
 
 void Timer::forget_thread() noexcept {
     stopping_.store(true, std::memory_order_relaxed);
-    if (thread_.joinable()) thread_.detach();
+    new (&start_mutex_) std::mutex;  // as it may have been held
+    // Kept for ever: a handle of a thread that this process does not have must not be touched.
+    static_cast<void>(new std::thread(std::move(thread_)));
 }
 
 }  // namespace tidegate

@@ -54,6 +54,7 @@ constexpr Waist kWaist = {
     .count_rejected = [](Engine* engine,
                          std::uint64_t rows) noexcept { engine->count_rejected(rows); },
     .forked = [](Engine* engine) noexcept { return engine->forked(); },
+    .mark_forked = [](Engine* engine) noexcept { engine->mark_forked(); },
     .take_orphans = [](Engine* engine, void** into, std::size_t most) noexcept {
         return engine->take_orphans(into, most);
     },
@@ -133,6 +134,7 @@ constexpr Waist kWaist = {
     .gate_add_port = [](Port* port) noexcept { Gate::instance().add_port(*port); },
     .gate_remove_port = [](Port* port) noexcept { Gate::instance().remove_port(*port); },
     .gate_asked = []() noexcept { return Gate::instance().asked(); },
+    .gate_urgent = []() noexcept { return Gate::instance().urgent(); },
     .gate_stay_away = []() noexcept { Gate::instance().stay_away(steady()); },
     .gate_want = []() noexcept { return Gate::instance().want(steady()); },
     .gate_got = [](Nanos wanted_at) noexcept { Gate::instance().got(wanted_at, steady()); },

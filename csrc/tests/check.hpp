@@ -1,6 +1,9 @@
 // CHECK for the native tests: a condition that does not hold ends the program with status 1.
 #pragma once
 
+#include <unistd.h>
+
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <sstream>
@@ -9,10 +12,19 @@
 
 namespace tidegate::testing {
 
+/// What the program is at, printed with a failure.
+inline std::string context;
+
 [[noreturn]] inline void fail(const char* file, int line, const std::string& what) {
-    std::fprintf(stderr, "%s:%d: %s\n", file, line, what.c_str());
+    std::fprintf(stderr, "%s:%d: %s %s\n", file, line, what.c_str(), context.c_str());
     // No destructors: other threads may still be at work.
     std::_Exit(1);
+}
+
+/// Fails if the program still runs after so long: for tests that would hang on a defect.
+inline void fail_if_hung(unsigned seconds = 120) {
+    std::signal(SIGALRM, [](int) { fail("main", 0, "the test hangs"); });
+    alarm(seconds);
 }
 
 template <typename T>

@@ -113,18 +113,18 @@ class Rig {
         return value;
     }
 
-    /// Takes, claims and finishes one batch; returns the rows that the model was given.
+    /// Takes, claims and finishes one batch; returns the rows that the model was given. An executor
+    /// with a thread was told before that there is work.
     std::vector<std::uint64_t> run(Executor& executor, Outcome outcome = Outcome::Completed) {
-        Taken taken;
-        CHECK(take(executor, taken), "there is a batch to run");
+        Taken taken = take(executor);
         return finish(executor, taken, outcome);
     }
-    bool take(Executor& executor, Taken& taken) {
-        if (executor.kind == ExecutorKind::Inline) {
-            return engine.try_take(executor, taken) == Status::Ok;
-        }
-        CHECK(engine.await_work(executor) == Status::Ok, "there is work");
-        return engine.seal(executor, taken) == Status::Ok;
+    Taken take(Executor& executor) {
+        Taken taken;
+        CHECK((executor.kind == ExecutorKind::Inline ? engine.try_take(executor, taken)
+                                                     : engine.seal(executor, taken)) == Status::Ok,
+              "there is a batch to run");
+        return taken;
     }
     std::vector<std::uint64_t> finish(Executor& executor, Taken& taken,
                                       Outcome outcome = Outcome::Completed,
@@ -162,24 +162,35 @@ class Rig {
     std::vector<Request> requests_;
 };
 
-/// A thread that waits for work once; tests look at what it was told.
+/// A thread that waits for work once. It is asleep in await_work(), or was given work, when the
+/// constructor returns.
 class Waiter {
   public:
-    Waiter(Engine& engine, Executor& executor)
-        : thread_([this, &engine, &executor] { status_ = engine.await_work(executor); }) {
-        while (state(engine, executor) == ExecutorState::Busy) std::this_thread::yield();
+    explicit Waiter(Engine& engine)
+        : executor(engine.add_executor(ExecutorKind::Thread)),
+          engine_(engine),
+          index_(engine.statistics().executors.size() - 1),
+          thread_([this] { status_ = engine_.await_work(executor); }) {
+        while (state() == ExecutorState::Busy) std::this_thread::yield();
     }
-    ~Waiter() { join(); }
-    Status join() {
+    Waiter(const Waiter&) = delete;
+    Waiter& operator=(const Waiter&) = delete;
+    ~Waiter() {
         if (thread_.joinable()) thread_.join();
-        return status_;
-    }
-    /// Where the first executor of an engine with one executor stands.
-    static ExecutorState state(const Engine& engine, const Executor&) {
-        return engine.statistics().executors.front().state;
     }
 
+    ExecutorState state() const { return engine_.statistics().executors[index_].state; }
+    /// What await_work() said; waits for it.
+    Status status() {
+        thread_.join();
+        return status_;
+    }
+
+    Executor& executor;
+
   private:
+    Engine& engine_;
+    const std::size_t index_;
     Status status_ = Status::Nothing;
     std::thread thread_;
 };

@@ -11,6 +11,7 @@
 #include "tidegate/port.hpp"
 
 using namespace tidegate;
+using tidegate::testing::race;
 
 namespace {
 

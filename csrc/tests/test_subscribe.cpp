@@ -104,6 +104,19 @@ void test_unsubscribing_while_the_batch_ends() {
     port->release();
 }
 
+void test_unsubscribing_takes_back_what_was_posted() {
+    Batches batches;
+    Port* port = new Port(false);
+    for (int round = 0; round < 2; ++round) CHECK(batches[round].subscribe(*port, &batches[round]));
+    for (int round = 0; round < 2; ++round) batches[round].announce_settled();
+    CHECK(batches[0].unsubscribe(*port) == &batches[0]);
+    const std::vector<Notice> notices = taken(*port);
+    CHECK_EQUAL(notices.size(), 1u);
+    CHECK(notices[0].token == &batches[1], "the token of the other may be gone by now");
+    end(batches[1]);
+    port->release();
+}
+
 void test_nothing_follows_the_last_notice() {
     Batches batches;
     Port* port = new Port(false);
@@ -129,5 +142,6 @@ int main() {
     test_several_ports_and_tokens();
     test_subscribing_while_the_batch_ends();
     test_unsubscribing_while_the_batch_ends();
+    test_unsubscribing_takes_back_what_was_posted();
     test_nothing_follows_the_last_notice();
 }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import itertools
-import os
+import numbers
+import operator
 import threading
 import time
 import weakref
@@ -32,6 +32,9 @@ _fast.load_waist(
 _numbers = itertools.count(1)
 # Interpreter exit serves what waits for this long, then refuses it.
 _EXIT_SECONDS = 1.0
+# What the core can count: rows of a batch, rows that wait.
+_MOST_ROWS = 2**20
+_MOST_WAITING = 2**62
 
 
 class _Runtime:
@@ -42,6 +45,7 @@ class _Runtime:
         self.name = name
         self.threads: list[threading.Thread] = []
         self.native = False
+        self.inline = False
 
     def start(self, runner: _fast.Runner, number: int) -> None:
         thread = threading.Thread(
@@ -57,6 +61,8 @@ class _Runtime:
     def close(self, drain: bool, timeout: float | None, session: _fast.Session) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         self.engine.close(drain=drain)
+        if session.runs_here():
+            return  # the model itself: nobody could wait for it
         session.run_inline()
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self.engine.wait_drained(left):
@@ -78,7 +84,7 @@ def _close_all() -> None:
     deadline = time.monotonic() + _EXIT_SECONDS
     runtimes = list(_runtimes)
     for runtime in runtimes:
-        runtime.engine.close(drain=True)
+        runtime.engine.close(drain=not runtime.inline)  # whose callers are gone
     for runtime in runtimes:
         if not runtime.engine.wait_drained(max(0.0, deadline - time.monotonic())):
             runtime.engine.close(drain=False)
@@ -88,13 +94,7 @@ def _close_all() -> None:
     _fast.stop_callbacks(max(0.1, deadline - time.monotonic()))
 
 
-def _after_fork_in_child() -> None:
-    for runtime in list(_runtimes):
-        runtime.engine.mark_forked()
-
-
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class Batcher(_fast.Gateway):
@@ -128,7 +128,8 @@ class Batcher(_fast.Gateway):
         caller_runs: Whether a thread that waits in ``batcher(x)`` and is alone may run the model
             itself. Switch it off for models that are bound to a thread.
         outputs: Whether callers get ``"view"``s into the batch's outputs or ``"copy"``s; ``"auto"``
-            copies rows up to 1 KiB, since a view that is kept keeps the whole batch's outputs.
+            gives views while the whole batch's outputs are at most 64 KiB, since a view that is kept
+            keeps all of them.
 
     Raises:
         ConfigError: A setting has a value that it cannot have.
@@ -158,7 +159,9 @@ class Batcher(_fast.Gateway):
         if collate == "list" and inputs is not None:
             raise ConfigError("collate='list' takes any object, so inputs must be None")
         if default_timeout is not None:
-            _number("default_timeout", default_timeout)
+            default_timeout = _number("default_timeout", default_timeout)
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"name must be a string or None, got {name!r}")
         policy = _policy(
             max_batch_size=max_batch_size,
             max_queue_delay=max_queue_delay,
@@ -207,6 +210,7 @@ class Batcher(_fast.Gateway):
             runner = _fast.Runner(session, function, lease, inline)
             if not inline:
                 self._runtime.start(runner, number)
+        self._runtime.inline = inline
 
     # -- requests; submit(), submit_many() and __call__() are inherited ---------------------------
 
@@ -367,7 +371,8 @@ class Batcher(_fast.Gateway):
             drain: Whether waiting requests are served; else they fail with ClosedError. The batch
                 that the model has is always waited for.
             timeout: Seconds to wait; then everything that has not ended fails with ClosedError,
-                also if a model never returns. None for as long as it takes.
+                also if a model never returns. None for as long as it takes. Called by the model
+                itself, it does not wait at all.
         """
         self._finalizer.detach()
         self._runtime.close(drain, timeout, self._session)
@@ -411,17 +416,20 @@ def _choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _number(setting: str, value: Any) -> float:
-    with contextlib.suppress(TypeError, ValueError):
-        number = float(value)
-        if number >= 0:
-            return number
+    if isinstance(value, numbers.Real) and value >= 0:
+        return float(value)
     raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
 
 
-def _count(setting: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+def _count(setting: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{setting} must be a whole number of at least 1, got {value!r}")
+    count = operator.index(value)
+    if count < 1:
         raise ConfigError(f"{setting} must be at least 1, got {value!r}")
-    return int(value.__index__())
+    if count > most:
+        raise ConfigError(f"{setting} must be at most {most}, got {value!r}")
+    return count
 
 
 def _policy(
@@ -429,11 +437,11 @@ def _policy(
 ) -> _engine.Policy:
     try:
         return _engine.Policy(
-            max_batch_size=_count("max_batch_size", max_batch_size),
+            max_batch_size=_count("max_batch_size", max_batch_size, _MOST_ROWS),
             max_queue_delay=_number("max_queue_delay", max_queue_delay),
             max_queue_size=0
             if max_queue_size is None
-            else _count("max_queue_size", max_queue_size),
+            else _count("max_queue_size", max_queue_size, _MOST_WAITING),
             caller_runs=caller_runs,
         )
     except (ValueError, TypeError) as error:

@@ -47,13 +47,19 @@ class TensorSpec:
             resolved = np.dtype(dtype)
         except TypeError as error:
             raise ConfigError(f"a TensorSpec needs a NumPy dtype, got {dtype!r}") from error
+        if resolved.itemsize == 0:
+            raise ConfigError(
+                f"dtype {resolved} has no width; give one, such as 'U16' for up to 16 characters"
+            )
         if resolved.hasobject:
             raise ConfigError(
                 f"dtype {resolved} holds Python objects, which have no staging buffer; "
                 "use Batcher(..., collate='list')"
             )
         object.__setattr__(self, "shape", lengths)
-        object.__setattr__(self, "dtype", resolved.newbyteorder("="))
+        # newbyteorder() makes a new object, and the hot path compares dtypes by identity first.
+        native = resolved if resolved.isnative else resolved.newbyteorder("=")
+        object.__setattr__(self, "dtype", native)
         object.__setattr__(self, "name", name)
 
     def __str__(self) -> str:
@@ -73,7 +79,7 @@ def check_spec(spec: Any) -> Spec:
             return dict(spec)
     elif isinstance(spec, (tuple, list)) and spec:
         if all(isinstance(leaf, TensorSpec) for leaf in spec):
-            return tuple(spec)
+            return spec if isinstance(spec, tuple) else tuple(spec)
     raise ConfigError(
         f"inputs must be a TensorSpec, or a tuple or mapping of TensorSpecs, got {spec!r}"
     )
@@ -91,9 +97,10 @@ def leaves(spec: Spec) -> list[TensorSpec]:
 def _infer_leaf(value: Any, where: str) -> TensorSpec:
     try:
         array = np.asarray(value)
-    except ValueError as error:  # a ragged list
+    except Exception as error:  # a ragged list, or whatever the value's own conversion raises
+        given = "a ragged list" if isinstance(value, list | tuple) else type(value).__name__
         raise InputError(
-            f"the request{where} is no array: {error}", expected="an array", given="a ragged list"
+            f"the request{where} is no array: {error}", expected="an array", given=given
         ) from error
     if array.dtype.hasobject or array.dtype.kind in "SU":
         kind = type(value).__name__
@@ -104,7 +111,14 @@ def _infer_leaf(value: Any, where: str) -> TensorSpec:
             expected="an array of numbers",
             given=f"{kind} (dtype {array.dtype})",
         )
-    return TensorSpec(array.shape, array.dtype)
+    try:
+        return TensorSpec(array.shape, array.dtype)
+    except ConfigError as error:
+        raise InputError(
+            f"the request{where} cannot be batched: {error}",
+            expected="an array of numbers",
+            given=f"{array.dtype} array of {array.ndim} axes",
+        ) from error
 
 
 def infer_spec(request: Any) -> Spec:
@@ -130,5 +144,8 @@ def infer_spec(request: Any) -> Spec:
             raise InputError(
                 "the request is an empty tuple", expected="arrays", given="an empty tuple"
             )
-        return tuple(_infer_leaf(leaf, f"[{index}]") for index, leaf in enumerate(request))
+        parts = tuple(_infer_leaf(leaf, f"[{index}]") for index, leaf in enumerate(request))
+        # A named tuple keeps its names.
+        named: Spec = request._make(parts) if hasattr(request, "_make") else parts
+        return named
     return _infer_leaf(request, "")

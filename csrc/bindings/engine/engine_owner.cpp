@@ -12,30 +12,25 @@ EngineOwner::EngineOwner(const Policy& policy) : engine_(policy) {}
 EngineOwner::~EngineOwner() {
     if (engine_.forked()) {
         // Nothing is joined and no lock is taken; the child leaks what its parent still owns.
-        for (auto& executor : native_) {
-            executor->forget_thread();
-            static_cast<void>(executor.release());
-        }
+        for (auto& executor : native_) static_cast<void>(executor.release());
         return;
     }
-    close(false);
-    join_native();
+    engine_.close(false);
+    if (!native_.empty()) join_native();
     native_.clear();
     release_orphans();
     for (void* owner : engine_.detach_all()) Py_DECREF(static_cast<PyObject*>(owner));
 }
 
 void EngineOwner::close(bool drain) {
-    {
-        const py::gil_scoped_release release;
-        engine_.close(drain);
-    }
+    without_gil([&]() noexcept { engine_.close(drain); });
     release_orphans();
 }
 
 void EngineOwner::abandon_running() {
-    const py::gil_scoped_release release;
-    engine_.abandon_running();
+    without_gil([&]() noexcept { engine_.abandon_running(); });
+    // A native model that does not return goes on using its memory and this engine: kept for ever.
+    if (!native_.empty()) static_cast<void>(new std::shared_ptr<EngineOwner>(shared_from_this()));
 }
 
 bool EngineOwner::wait_drained(std::optional<double> timeout) {
@@ -47,12 +42,13 @@ bool EngineOwner::wait_drained(std::optional<double> timeout) {
             : kNever;
     for (;;) {
         const Nanos slice = add_saturating(clock.now(), 200 * kMillisecond);
-        bool drained = false;
-        {
-            const py::gil_scoped_release release;
-            drained = engine_.wait_drained(slice < deadline ? slice : deadline);
-        }
-        if (drained) return true;
+        const Nanos until = slice < deadline ? slice : deadline;
+        const auto wait = [&]() noexcept {
+            if (!engine_.wait_drained(until)) return false;
+            engine_.stop_timer();
+            return true;
+        };
+        if (without_gil(wait)) return true;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (clock.now() >= deadline) return false;
     }
@@ -65,11 +61,10 @@ void EngineOwner::start_native(std::uintptr_t address, std::uintptr_t user_data)
 }
 
 void EngineOwner::join_native() {
-    const py::gil_scoped_release release;
-    for (const auto& executor : native_) executor->join();
+    without_gil([&]() noexcept {
+        for (const auto& executor : native_) executor->join();
+    });
 }
-
-void EngineOwner::mark_forked() { engine_.mark_forked(); }
 
 void EngineOwner::release_orphans() {
     std::array<void*, 16> tenants{};

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "tidegate/engine.hpp"
@@ -14,7 +15,23 @@
 
 namespace tidegate::bindings {
 
-class EngineOwner {
+/// Runs `work` without the GIL. Unlike py::gil_scoped_release it takes the GIL back outside of any
+/// destructor: at interpreter exit that ends the thread by unwinding its stack.
+template <class Work>
+auto without_gil(Work work) {
+    static_assert(noexcept(work()));
+    PyThreadState* const state = PyEval_SaveThread();
+    if constexpr (std::is_void_v<decltype(work())>) {
+        work();
+        PyEval_RestoreThread(state);
+    } else {
+        auto answer = work();
+        PyEval_RestoreThread(state);
+        return answer;
+    }
+}
+
+class EngineOwner : public std::enable_shared_from_this<EngineOwner> {
   public:
     explicit EngineOwner(const Policy& policy);
     /// \pre The GIL is held: slab memory and orphaned tenants are Python objects.
@@ -32,7 +49,6 @@ class EngineOwner {
     void join_native();
 
     void start_native(std::uintptr_t address, std::uintptr_t user_data);
-    void mark_forked();
 
   private:
     void release_orphans();

@@ -41,6 +41,7 @@ py::dict histogram(const HistogramSnapshot& snapshot, double scale) {
 const char* name_of(ExecutorState state) {
     switch (state) {
         case ExecutorState::Idle:
+        case ExecutorState::Lingering:
             return "idle";
         case ExecutorState::Signalled:
         case ExecutorState::Busy:
@@ -127,8 +128,8 @@ PYBIND11_MODULE(_engine, module) {
         .def_property(
             "policy", [](const EngineOwner& owner) { return owner.engine().policy(); },
             [](EngineOwner& owner, const Policy& policy) {
-                const py::gil_scoped_release release;
-                owner.engine().set_policy(policy);
+                policy.validate();
+                without_gil([&]() noexcept { owner.engine().set_policy(policy); });
             },
             "The policy in force; may be replaced while running.")
         .def("capsule", &capsule, "The core's table of functions for this engine.")
@@ -144,8 +145,7 @@ PYBIND11_MODULE(_engine, module) {
             "Whether new requests are taken.")
         .def("start_native", &EngineOwner::start_native, py::arg("address"), py::arg("user_data"),
              "Starts a native thread that runs the C function at `address`.")
-        .def("join_native", &EngineOwner::join_native, "Waits for the native threads to end.")
-        .def("mark_forked", &EngineOwner::mark_forked, "For the child of a fork.");
+        .def("join_native", &EngineOwner::join_native, "Waits for the native threads to end.");
 }
 
 }  // namespace tidegate::bindings

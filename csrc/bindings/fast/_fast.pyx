@@ -43,7 +43,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
@@ -69,7 +69,6 @@ cdef extern from "Python.h":
     int PyContext_Exit(object) except -1
     int PyErr_CheckSignals() except -1
     PyObject* PyThreadState_GetDict()
-    PyObject* PyDict_GetItem(PyObject*, object)
     unsigned long PyThread_get_thread_ident()
     int Py_AddPendingCall(int (*)(void*) noexcept, void*) nogil
     Py_ssize_t Py_REFCNT(PyObject*)
@@ -82,16 +81,33 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_ToScalar(void*, cnp.ndarray)
     PyTypeObject PyArray_Type
     int NPY_ARRAY_WRITEABLE
+    int NPY_ARRAY_ALIGNED
     int PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
     int PyArray_ISALIGNED(cnp.ndarray)
+    int PyDataType_REFCHK(cnp.dtype)
 
 # Rows larger than this are copied with the GIL released.
 cdef enum:
     LARGE_ROW = 65536
-# Rows up to this are copied out of a batch's outputs, larger ones are views of them: a kept view
-# keeps the whole batch's outputs alive.
+# Outputs of a batch up to this many bytes are handed out as views, rows of larger ones are copied:
+# a kept view keeps the whole batch's outputs alive, so this bounds what a kept row can waste. A view
+# takes half the time of a copy.
 cdef enum:
-    SMALL_ROW = 1024
+    SMALL_OUTPUTS = 65536
+
+cdef extern from *:
+    """
+    // Before 3.12 a dictionary's version changes with each change of any of its entries, so the
+    // version of a thread's state dictionary stands for the loop that runs in the thread.
+    #if PY_VERSION_HEX < 0x030C0000
+    static inline uint64_t tidegate_dict_version(PyObject* dict) {
+        return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag;
+    }
+    #else
+    static inline uint64_t tidegate_dict_version(PyObject*) { return 0; }
+    #endif
+    """
+    uint64_t tidegate_dict_version(PyObject*) noexcept
 
 cdef object _logger = logging.getLogger("tidegate")
 

@@ -12,8 +12,22 @@ cdef object _row(cnp.ndarray array, uint32_t index, bint copy):
     """Row `index` of an output array; a scalar if the array has one axis."""
     cdef char* data = <char*>cnp.PyArray_DATA(array) + index * cnp.PyArray_STRIDE(array, 0)
     cdef int ndim = cnp.PyArray_NDIM(array)
+    cdef cnp.dtype dtype
     if ndim == 1:
         return PyArray_ToScalar(data, array)
+    if not copy and PyArray_IS_C_CONTIGUOUS(array):
+        # Without strides NumPy need not look whether they are contiguous.
+        return _view(array, data, ndim - 1, cnp.PyArray_DIMS(array) + 1, NULL)
+    if copy and PyArray_IS_C_CONTIGUOUS(array) and not PyDataType_REFCHK(
+            <cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)):
+        # A tenth of what PyArray_NewCopy takes.
+        dtype = <cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)
+        Py_INCREF(dtype)  # PyArray_NewFromDescr steals it
+        row = PyArray_NewFromDescr(&PyArray_Type, dtype, ndim - 1, cnp.PyArray_DIMS(array) + 1,
+                                   NULL, NULL, 0, NULL)
+        memcpy(cnp.PyArray_DATA(<cnp.ndarray>row), data,
+               <size_t>cnp.PyArray_NBYTES(<cnp.ndarray>row))
+        return row
     row = _view(array, data, ndim - 1, cnp.PyArray_DIMS(array) + 1, cnp.PyArray_STRIDES(array) + 1)
     return cnp.PyArray_NewCopy(row, cnp.NPY_CORDER) if copy else row
 
@@ -64,8 +78,9 @@ cdef class BatchState:
     cdef dict more_channels
 
     def __dealloc__(self):
+        # The garbage collector may have taken the session away already.
         if self.core != NULL:
-            self.session.w.batch_release(self.core)
+            _waist().batch_release(self.core)
 
     # -- what the executor does ----------------------------------------------------------------
 
@@ -110,19 +125,21 @@ cdef class BatchState:
         return 0
 
     cdef object _own(self, object array, Staging staging, bint alone):
-        """The array itself if no later batch can change it, else a copy."""
-        if alone and _ours_alone(array, staging.arrays):
+        """The array itself if nobody else can change it, nor one row another, else a copy."""
+        cdef bint shared_rows = (cnp.PyArray_DIM(<cnp.ndarray>array, 0) > 1
+                                 and cnp.PyArray_STRIDE(<cnp.ndarray>array, 0) == 0)
+        if alone and not shared_rows and _ours_alone(array, staging.arrays):
             return array
         return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
 
-    cdef void _choose_copies(self, object arrays):
-        cdef size_t largest = 0
+    cdef void _choose_copies(self, object arrays) noexcept:
+        cdef cnp.npy_intp size = 0
         if self.session.row_mode != AUTO_ROWS:
             self.copy_rows = self.session.row_mode == COPY_ROWS
             return
         for array in arrays:
-            largest = max(largest, <size_t>(<cnp.ndarray>array).strides[0])
-        self.copy_rows = largest <= SMALL_ROW
+            size += cnp.PyArray_NBYTES(<cnp.ndarray>array)
+        self.copy_rows = size > SMALL_OUTPUTS
 
     # -- what callers do -----------------------------------------------------------------------
 

@@ -30,12 +30,12 @@ cdef class BulkFuture(Future):
                 for slot in range(self.parts[self.ended].count):
                     if not self.slot_settled(batch, self.parts[self.ended].slot + slot):
                         self.batch, self.slot = batch, self.parts[self.ended].slot + slot
-                        return False
+                        return self.check_forked(batch.session)
             self.ended += 1
         self.state, self.value = ANSWERED, _NOT_READ
         return True
 
-    cdef bint slot_settled(self, BatchState batch, uint32_t slot):
+    cdef bint slot_settled(self, BatchState batch, uint32_t slot) noexcept:
         cdef SlotState state = batch.session.w.batch_slot(batch.core, slot)
         return state != SlotState.Queued and state != SlotState.Claimed
 
@@ -51,7 +51,7 @@ cdef class BulkFuture(Future):
                 self.settle(ANSWERED, value)
         return 0
 
-    cdef void settle(self, int state, object value):
+    cdef void settle(self, int state, object value) noexcept:
         self.state, self.value = state, value
         self.batch = None
         self.batches = None
@@ -141,8 +141,8 @@ cdef class BulkFuture(Future):
         return 0
 
     cdef int await_on(self, Channel channel) except -1:
-        self.check()
-        return self.batch.add_awaiting(channel, self)
+        self.check()  # moves on to the first part that has not ended
+        return Future.await_on(self, channel)
 
     cdef int fire(self, LoopChannel channel) except -1:
         if not self.check():

@@ -9,12 +9,13 @@ cdef PyCFunction _task_wakeup = NULL
 cdef object _Task = asyncio.Task
 cdef object _get_running_loop = asyncio._get_running_loop
 cdef bint _loop_is_in_thread_state = sys.version_info < (3, 12)
-cdef str _LOOP_KEY = "__asyncio_running_event_loop__"
 
 # id(loop) -> weak reference to its channel; the loop's own reader handle keeps the channel alive.
 cdef dict _channels = {}
-cdef object _last_holder = None
-cdef LoopChannel _last_channel = None
+cdef PyObject* _last_state = NULL
+cdef uint64_t _last_version = 0
+# Borrowed, so that a closed loop's goes with all that waited for it; it takes itself out.
+cdef PyObject* _last_channel = NULL
 cdef CallbackChannel _callback_channel = None
 
 
@@ -34,33 +35,31 @@ cdef bint _is_task_wakeup(object callback):
 
 cdef LoopChannel current_channel():
     """The channel of the loop that runs in this thread, or None."""
-    global _last_holder, _last_channel
-    cdef PyObject* holder
+    global _last_state, _last_version, _last_channel
     cdef PyObject* state
     if _loop_is_in_thread_state:
-        # get_running_loop() asks for the process id each time before 3.12. The holder object is
-        # replaced whenever the running loop changes, so its identity stands for the loop.
+        # get_running_loop() asks for the process id each time before 3.12. It reads the loop from
+        # the thread's state dictionary, so while that is unchanged the loop is the same.
         state = PyThreadState_GetDict()
         if state == NULL:
             return None
-        holder = PyDict_GetItem(state, _LOOP_KEY)
-        if holder == NULL:
-            return None
-        if holder == <PyObject*>_last_holder:
-            return _last_channel
+        if state == _last_state and tidegate_dict_version(state) == _last_version:
+            return None if _last_channel == NULL else <LoopChannel>_last_channel
         loop = _get_running_loop()
-        if loop is None:
-            return None
-        channel = channel_of(loop)
-        _last_holder, _last_channel = <object>holder, channel
+        channel = None if loop is None else channel_of(loop)
+        _last_state, _last_version = state, tidegate_dict_version(state)
+        _last_channel = NULL
+        if channel is not None:
+            _last_channel = <PyObject*>channel
         return channel
     loop = _get_running_loop()
     if loop is None:
         return None
-    if _last_channel is not None and _last_channel.loop is loop:
-        return _last_channel
-    _last_channel = channel_of(loop)
-    return _last_channel
+    if _last_channel != NULL and (<LoopChannel>_last_channel).loop is loop:
+        return <LoopChannel>_last_channel
+    channel = channel_of(loop)
+    _last_channel = <PyObject*>channel
+    return channel
 
 
 cdef LoopChannel channel_of(object loop):
@@ -90,9 +89,11 @@ cdef class Channel:
     cdef object __weakref__
     cdef Port* port
     cdef const Waist* w
+    cdef set subscribed  # batches that will post here
 
     def __cinit__(self):
         self.port = NULL
+        self.subscribed = set()
         self.w = _waist()
 
     cdef int open(self, bint blocking) except -1:
@@ -102,8 +103,6 @@ cdef class Channel:
         return 0
 
     def __dealloc__(self):
-        cdef const Notice* notices
-        cdef size_t i, count
         if self.port == NULL:
             return
         self.w.gate_remove_port(self.port)
@@ -111,13 +110,15 @@ cdef class Channel:
 
     cdef int subscribe(self, BatchState batch) except -1:
         """Has the core post one notice here when the batch is done."""
-        Py_INCREF(batch)  # the notice's token; consume() lets go of it
+        # The notice's token is borrowed from this set, so that the batches of a loop that closes
+        # before they end go with its channel.
+        self.subscribed.add(batch)
         if not self.w.batch_subscribe(batch.core, self.port, <void*>batch):
             self.post(batch)  # done already
         return 0
 
     cdef void post(self, BatchState batch):
-        """Posts the notice ourselves; the reference goes with it."""
+        """Posts the notice ourselves."""
         cdef Notice notice
         notice.token = <void*>batch
         notice.kind = NoticeKind.Finished
@@ -133,12 +134,12 @@ cdef class Channel:
         return copy
 
     cdef list futures_of(self, Notice notice):
-        """The futures that may fire, and the notice's reference given back."""
+        """The futures that may fire."""
         cdef BatchState batch = <BatchState>notice.token
         cdef list futures, fired
         if notice.kind == NoticeKind.Finished:
             futures = batch.take_awaiting(self)
-            Py_DECREF(batch)
+            self.subscribed.discard(batch)
             return futures
         futures = batch.awaiting_of(self)
         if futures is None:
@@ -161,8 +162,16 @@ cdef class LoopChannel(Channel):
         self.finished = asyncio.Future(loop=loop)
         self.finished.set_result(None)
         self.direct = not loop.get_debug()
-        loop.add_reader(self.w.port_descriptor(self.port), self.drain)
+        # In an empty context: the loop's handle would keep that of the first request alive.
+        contextvars.Context().run(
+            loop.add_reader, self.w.port_descriptor(self.port), self.drain)
         self.w.gate_add_port(self.port)
+
+    def __dealloc__(self):
+        global _last_state, _last_channel
+        if _last_channel == <PyObject*>self:
+            _last_state = NULL
+            _last_channel = NULL
 
     def drain(self):
         """The loop's reader callback."""
@@ -221,7 +230,15 @@ cdef class CallbackChannel(Channel):
                 futures = self.futures_of(notices[i])
                 if futures is not None:
                     for future in futures:
-                        (<Future>future).fire(None)
+                        self.fire(future)
+                futures = future = None  # else kept until the next come
+
+    cdef void fire(self, Future future) noexcept:
+        try:
+            future.fire(None)
+        except BaseException:
+            # SystemExit and the like end nobody here: the others' callbacks need this thread.
+            _logger.exception("a done callback of %r raised", future)
 
     def stop(self, timeout):
         cdef Notice notice
@@ -251,15 +268,20 @@ cdef void _ask_main_thread() noexcept nogil:
 
 def _forget_after_fork():
     """The child shares the parent's descriptors and has none of its threads."""
-    global _last_holder, _last_channel, _callback_channel
-    _last_holder = _last_channel = _callback_channel = None
+    global _last_state, _last_channel, _callback_channel
+    _last_state = NULL
+    _last_channel = NULL
+    _callback_channel = None
     _channels.clear()
     _waist().gate_reset_after_fork()
+    for session in list(_sessions):
+        (<Session>session).w.mark_forked((<Session>session).engine)
 
 
 def stop_callbacks(timeout):
     """At interpreter exit: lets the callback thread finish what was posted."""
     global _callback_channel
+    _waist().gate_set_main_thread_hook(NULL)
     channel, _callback_channel = _callback_channel, None
     if channel is not None:
         (<CallbackChannel>channel).stop(timeout)

@@ -53,7 +53,7 @@ cdef class Future:
             if w.batch_done(batch.core):
                 self.settle(ANSWERED, None)
                 return True
-            return False
+            return self.check_forked(batch.session)
         if w.batch_done(batch.core):
             slot = w.batch_slot(batch.core, self.slot)
             if slot == SlotState.Claimed:
@@ -63,11 +63,21 @@ cdef class Future:
         else:
             slot = w.batch_slot(batch.core, self.slot)
             if slot == SlotState.Queued or slot == SlotState.Claimed:
-                return False
-        self.settle(FAILED, batch.settled_error(slot))
+                return self.check_forked(batch.session)
+        if slot == SlotState.Cancelled:
+            self.settle(CANCELLED, None)  # by another thread, which is about to say so
+        else:
+            self.settle(FAILED, batch.settled_error(slot))
         return True
 
-    cdef void settle(self, int state, object value):
+    cdef inline bint check_forked(self, Session session) except -1:
+        """True if the request can only end in the parent of a fork."""
+        if session.w.forked(session.engine):
+            self.settle(FAILED, session.refusal(Status.Forked, 0))
+            return True
+        return False
+
+    cdef void settle(self, int state, object value) noexcept:
         self.state, self.value = state, value
         self.batch = None
 
@@ -94,7 +104,7 @@ cdef class Future:
         if self.state == FAILED:
             raise self.value
         if awaited or self.channel is not None:
-            raise _CancelledError()
+            raise self._make_cancelled_error()
         raise concurrent.futures.CancelledError()
 
     def done(self):
@@ -116,10 +126,11 @@ cdef class Future:
     cdef int wait(self, object timeout) except -1:
         """Waits until the request has ended; TimeoutError leaves it alone."""
         cdef int64_t deadline
+        cdef Session session = self.batch.session  # now: another thread may end it meanwhile
         if self.channel is not None and current_channel() is self.channel:
             raise asyncio.InvalidStateError("the result is not ready; await it in an event loop")
-        cdef Session session = self.batch.session
-        deadline = session.deadline(timeout)
+        # As with concurrent.futures, no time left is no error in itself.
+        deadline = session.deadline(0 if timeout is not None and timeout < 0 else timeout)
         if session.inline_runner is not None:
             session.inline_runner.run_waiting(None)
             if self.check():
@@ -175,7 +186,7 @@ cdef class Future:
             return True
         if self.check() or not self.withdraw():
             return False
-        self.settle(CANCELLED, None)
+        self.settle(CANCELLED, msg)
         self.fire_later()
         return True
 
@@ -219,7 +230,10 @@ cdef class Future:
             self.more_callbacks.append((fn, context or contextvars.copy_context()))
 
     cdef int await_on(self, Channel channel) except -1:
-        return self.batch.add_awaiting(channel, self)
+        cdef BatchState batch = self.batch
+        if batch is None:  # another thread has ended or read it meanwhile
+            return self.fire_later()
+        return batch.add_awaiting(channel, self)
 
     def remove_done_callback(self, fn):
         """Forgets a callback; returns how many times it was there."""
@@ -262,8 +276,7 @@ cdef class Future:
 
         A task's wake-up is called directly; see channels.pxi.
         """
-        cdef PyObject* unused
-        self.check()
+        self.tell_waiters()
         callback = self.callback
         if callback is None:
             return 0
@@ -285,6 +298,7 @@ cdef class Future:
 
     cdef int fire_later(self) except -1:
         """Calls the callbacks of a request that its caller has ended."""
+        self.tell_waiters()
         for callback, context in self.take_callbacks():
             self.fire_one(callback, context, self.channel)
         return 0
@@ -297,6 +311,8 @@ cdef class Future:
             self.channel = current_channel()
         if self.channel is None:
             raise RuntimeError("no running event loop; use result() in a thread")
+        if self.channel is not current_channel():
+            self.blocking = False  # a task of another loop is about to be told that it may not wait
         return self.channel
 
     def get_loop(self):
@@ -306,6 +322,13 @@ cdef class Future:
     @property
     def _loop(self):
         return self.bind().loop
+
+    def _make_cancelled_error(self):
+        return _CancelledError() if self.value is None else _CancelledError(self.value)
+
+    @property
+    def _cancel_message(self):
+        return self.value if self.state == CANCELLED else None
 
     @property
     def _asyncio_future_blocking(self):
@@ -334,10 +357,13 @@ cdef class Future:
     @property
     def _condition(self):
         if self.condition is None:
-            self.condition, self.waiters = threading.Condition(), []
-            self.notified = self.check()
-            if not self.notified:
-                self.add_done_callback(_notify_waiters)
+            condition, ended = threading.Condition(), self.check()
+            if self.condition is None:  # else another thread has been faster
+                self.condition, self.waiters, self.notified = condition, [], ended
+                if not ended:
+                    # Not a done callback: those of a loop's future would wait for the loop, which
+                    # may be what waits here.
+                    self.await_on(callback_channel())
         return self.condition
 
     @property
@@ -353,24 +379,28 @@ cdef class Future:
             return "PENDING"
         return "CANCELLED_AND_NOTIFIED" if self.state == CANCELLED else "FINISHED"
 
+    cdef int tell_waiters(self) except -1:
+        """Tells concurrent.futures' waiters of the end, once."""
+        if self.condition is None or self.notified:
+            return 0
+        with self.condition:
+            if self.notified:
+                return 0
+            self.notified = True
+            self.read()
+            for waiter in self.waiters:
+                if self.state == CANCELLED:
+                    waiter.add_cancelled(self)
+                elif self.state == FAILED:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+        return 0
+
     def __repr__(self):
         states = {PENDING: "pending", ANSWERED: "done", FAILED: "failed", CANCELLED: "cancelled"}
         self.check()
         return f"<tidegate.Future {states[self.state]}>"
-
-
-def _notify_waiters(Future future not None):
-    """Done callback that tells concurrent.futures' waiters."""
-    with future.condition:
-        future.notified = True
-        future.read()
-        for waiter in future.waiters:
-            if future.state == CANCELLED:
-                waiter.add_cancelled(future)
-            elif future.state == FAILED:
-                waiter.add_exception(future)
-            else:
-                waiter.add_result(future)
 
 
 cdef PySendResult _future_send(PyObject* self, PyObject* argument,

@@ -40,7 +40,8 @@ cdef class Gateway:
         """Reserves a slot and copies the request into it; the caller commits."""
         cdef Session session = self.session
         cdef BatchState batch
-        cdef Status status = session.reserve(1, 1, deadline, reservation)
+        cdef Status status
+        session.reserve(1, 1, deadline, reservation, &status)
         if status != Status.Ok:
             raise session.refusal(status, 1)
         batch = session.batch_state(reservation)
@@ -76,7 +77,7 @@ cdef class Gateway:
         cdef Session session = self.session
         if timeout is not None or self.default_timeout is not None:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
-        if session.w.gate_asked():
+        if session.w.gate_urgent():
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
@@ -117,7 +118,7 @@ cdef class Gateway:
         cdef Session session = self.session
         if timeout is not None or self.default_timeout is not None:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
-        if session.w.gate_asked():
+        if session.w.gate_urgent():
             yield_gil()
         while True:
             try:
@@ -231,7 +232,7 @@ cdef class Gateway:
             status = Status.Ok
         while done < k and status == Status.Ok:
             least = 1 if self.split_oversize else k
-            status = session.reserve(least, k - done, deadline, &reservation)
+            session.reserve(least, k - done, deadline, &reservation, &status)
             if status != Status.Ok:
                 break
             batch = session.batch_state(&reservation)
@@ -256,7 +257,8 @@ def _first_row(X):
         if hasattr(X, "keys"):
             return {key: X[key][0] for key in X.keys()}
         if isinstance(X, tuple):
-            return tuple([part[0] for part in X])
+            parts = [part[0] for part in X]
+            return X._make(parts) if hasattr(X, "_make") else tuple(parts)
         return X[0]
     except (IndexError, KeyError, TypeError) as error:
         raise InputError(f"expected rows along a leading axis, got {_describe(X)}",

@@ -92,6 +92,7 @@ cdef class Runner:
                 if status == Status.Ok:
                     wanted = w.want_gil(engine, self.executor)
             if status == Status.Stop:
+                session.runners.remove(self)  # a cycle that would keep the engine
                 return
             w.got_gil(engine, self.executor, wanted)
             if self.lease is not None:
@@ -156,22 +157,27 @@ cdef class Runner:
         cdef Engine* engine = self.session.engine
         cdef BatchState batch
         cdef void* token
-        cdef list resumable = None
+        cdef list futures, resumable = None
         while w.try_take(engine, self.executor, &taken) == Status.Ok:
             batch = None
             if w.batch_tenant(taken.batch) != NULL:
                 batch = <BatchState>w.batch_tenant(taken.batch)
             outcome = self.run(&taken, &failed)
+            futures = None
             if channel is not None and batch is not None:
                 # We are in that loop's callback: no need to wake it.
                 token = w.batch_unsubscribe(batch.core, channel.port)
                 if token != NULL:
-                    Py_DECREF(<object>token)
+                    channel.subscribed.discard(batch)
                     futures = batch.take_awaiting(channel)
                     if futures is not None:
                         resumable = futures if resumable is None else resumable + futures
-            with nogil:
+            if futures is not None and <uint32_t>len(futures) >= taken.reserved:
+                # All of it is awaited here: there is nobody to wake.
                 w.finish(engine, self.executor, &taken, outcome, 0, failed)
+            else:
+                with nogil:
+                    w.finish(engine, self.executor, &taken, outcome, 0, failed)
             w.give_back(engine, self.executor)
         if resumable is not None:
             channel.resume(resumable)

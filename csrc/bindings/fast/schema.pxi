@@ -23,11 +23,12 @@ cdef str _describe(object value):
 
 cdef cnp.ndarray _view(cnp.ndarray base, char* data, int ndim, cnp.npy_intp* shape,
                        cnp.npy_intp* strides):
-    """A writeable view of `ndim` axes into `base`."""
+    """A writeable view of `ndim` axes into `base`; contiguous if `strides` is NULL."""
     cdef cnp.dtype dtype = <cnp.dtype><PyObject*>cnp.PyArray_DESCR(base)
     Py_INCREF(dtype)  # PyArray_NewFromDescr steals it
     cdef cnp.ndarray view = PyArray_NewFromDescr(
-        &PyArray_Type, dtype, ndim, shape, strides, data, NPY_ARRAY_WRITEABLE, NULL)
+        &PyArray_Type, dtype, ndim, shape, strides, data,
+        NPY_ARRAY_WRITEABLE | (NPY_ARRAY_ALIGNED if PyArray_ISALIGNED(base) else 0), NULL)
     Py_INCREF(base)
     PyArray_SetBaseObject(view, <PyObject*>base)
     return view
@@ -41,6 +42,7 @@ cdef class Schema:
     cdef Leaf* leaf
     cdef tuple keys
     cdef tuple dtypes
+    cdef type row_type  # of a named tuple
 
     def __cinit__(self):
         self.leaf = NULL
@@ -57,6 +59,8 @@ cdef class Schema:
         self.kind = TUPLE if isinstance(spec, tuple) else MAPPING if isinstance(spec, dict) else ONE
         if self.kind == MAPPING:
             self.keys = tuple(spec)
+        if hasattr(spec, "_make"):
+            self.row_type = type(spec)
         self.count = len(parts)
         self.dtypes = tuple(part.dtype for part in parts)
         self.leaf = <Leaf*>PyMem_Malloc(self.count * sizeof(Leaf))
@@ -101,7 +105,7 @@ cdef class Schema:
 
     cdef cnp.ndarray convert(self, int i, object value, int lead):
         """`value` as an array that fits, or InputError."""
-        cdef cnp.dtype dtype = <cnp.dtype>self.dtypes[i]
+        dtype = self.dtypes[i]
         part = leaves(self.spec)[i]
         where = "" if self.kind == ONE else f"[{self.keys[i] if self.kind == MAPPING else i!r}]"
         expected = f"{dtype} array of shape {('rows', *part.shape) if lead else part.shape}"
@@ -112,18 +116,24 @@ cdef class Schema:
                 f"expected a {expected}{where}, got {_describe(value)}, which is no array: {error}",
                 expected=expected, given=_describe(value)) from error
         if array.ndim != len(part.shape) + lead or array.shape[lead:] != part.shape:
-            given = _describe(array if array.dtype.kind != "O" else value)
+            text = array.ndim == 0 and array.dtype.kind in "SU"
+            given = _describe(value if text or array.dtype.kind == "O" else array)
             raise InputError(f"expected a {expected}{where}, got {given}",
                              expected=expected, given=given)
         if array.dtype != dtype:
-            truncates = array.dtype.kind in "SU" and array.dtype.itemsize > dtype.itemsize
-            if truncates or not np.can_cast(array.dtype, dtype, "same_kind"):
-                hint = (" (taken from the first request; pass inputs=TensorSpec(...) to choose)"
-                        if not truncates else "")
+            # For text and records NumPy calls it the same kind when it cuts off what does not fit.
+            casting = "safe" if dtype.kind in "SUV" else "same_kind"
+            if array.dtype.names != dtype.names or not np.can_cast(array.dtype, dtype, casting):
+                hint = ("" if casting == "safe" else
+                        " (taken from the first request; pass inputs=TensorSpec(...) to choose)")
                 raise InputError(
                     f"expected a {expected}{where}, got dtype {array.dtype}, which does not "
                     f"convert safely{hint}", expected=expected, given=_describe(array))
-        return array.astype(dtype, order="C", copy=not array.flags.aligned)
+        try:
+            return array.astype(dtype, order="C", copy=not array.flags.aligned)
+        except ValueError as error:  # bytes that are no text
+            raise InputError(f"expected a {expected}{where}, got {_describe(array)}: {error}",
+                             expected=expected, given=_describe(array)) from error
 
     cdef object structure_error(self, object value):
         if self.kind == TUPLE:
@@ -185,7 +195,7 @@ cdef class Staging:
     cdef vector[char*] data
     cdef uint32_t capacity
 
-    cdef void copy_in(self, object prepared, uint32_t index, uint32_t rows):
+    cdef void copy_in(self, object prepared, uint32_t index, uint32_t rows) noexcept:
         """Copies rows that Schema.prepare() returned to row `index` and on."""
         cdef int i
         cdef size_t row_bytes, size
@@ -215,10 +225,12 @@ cdef class Staging:
                    sizeof(cnp.npy_intp) * <size_t>cnp.PyArray_NDIM(array))
             shape[0] = rows
             view = _view(array, <char*>cnp.PyArray_DATA(array), cnp.PyArray_NDIM(array), shape,
-                         cnp.PyArray_STRIDES(array))
+                         NULL)
             if self.schema.kind == ONE:
                 return view
             views.append(view)
+        if self.schema.row_type is not None:
+            return self.schema.row_type._make(views)
         if self.schema.kind == TUPLE:
             return tuple(views)
         return dict(zip(self.schema.keys, views))

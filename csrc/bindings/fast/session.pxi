@@ -7,6 +7,7 @@ cdef enum:
     COPY_ROWS = 2
 
 cdef const Waist* _table = NULL
+cdef object _sessions = weakref.WeakSet()
 
 
 cdef const Waist* _waist():
@@ -24,6 +25,7 @@ def load_waist(capsule):
 
 cdef class Session:
     """An engine with the schema of its requests."""
+    cdef object __weakref__
     cdef const Waist* w
     cdef Engine* engine
     cdef Lane* lane
@@ -52,6 +54,7 @@ cdef class Session:
             self._set_schema(Schema(None))
         elif spec is not None:
             self._set_schema(Schema(spec))
+        _sessions.add(self)
 
     cdef int _set_schema(self, Schema schema) except -1:
         self.lane = schema.make_lane(self.w, self.engine)
@@ -79,22 +82,30 @@ cdef class Session:
 
     cdef int check_may_wait(self) except -1:
         """Raises if waiting here could never end."""
-        cdef Runner runner
         if self.w.forked(self.engine):
             raise self.refusal(Status.Forked, 0)
+        if self.runs_here():
+            raise TidegateError(
+                f"the model of {self.name!r} waits for its own batcher, which waits for the model")
+        return 0
+
+    cpdef bint runs_here(self) except -1:
+        """True if it is the model that asks, in the thread that runs it."""
+        cdef Runner runner
         for runner in self.runners:
             if runner.thread != 0 and runner.thread == PyThread_get_thread_ident():
-                raise TidegateError(
-                    f"the model of {self.name!r} waits for its own batcher, which waits for the "
-                    "model")
-        return 0
+                return True
+        return False
 
     cdef int64_t deadline(self, object timeout) except? -2:
         """The instant that is `timeout` seconds from now; None is never."""
         cdef double seconds
         if timeout is None:
             return kNever
-        seconds = timeout
+        try:
+            seconds = timeout
+        except TypeError:
+            seconds = -1.0
         if not seconds >= 0:
             raise InputError(f"a timeout is a number of seconds >= 0 or None, got {timeout!r}",
                              expected="seconds >= 0", given=repr(timeout))
@@ -114,13 +125,12 @@ cdef class Session:
             Py_DECREF(<object>replaced)
         return 0
 
-    cdef Status reserve(self, uint32_t least, uint32_t most, int64_t deadline,
-                        Reservation* reservation) except *:
-        cdef Status status
+    cdef inline int reserve(self, uint32_t least, uint32_t most, int64_t deadline,
+                            Reservation* reservation, Status* status) except -1:
         while True:
-            status = self.w.reserve(self.engine, self.lane, least, most, deadline, reservation)
-            if status != Status.BufferNeeded:
-                return status
+            status[0] = self.w.reserve(self.engine, self.lane, least, most, deadline, reservation)
+            if status[0] != Status.BufferNeeded:
+                return 0
             self.add_buffer()
 
     cdef BatchState batch_state(self, Reservation* reservation):
@@ -154,6 +164,8 @@ cdef class Session:
             outputs.push_back(cnp.PyArray_DATA(<cnp.ndarray>array))
         if isinstance(self.output_specs, tuple):
             state.kind, state.outputs = TUPLE_OUTPUT, tuple(arrays)
+            if hasattr(self.output_specs, "_make"):
+                state.row_type = type(self.output_specs)
         elif isinstance(self.output_specs, dict):
             state.kind, state.outputs = MAPPING_OUTPUT, dict(zip(self.output_specs, arrays))
         else:

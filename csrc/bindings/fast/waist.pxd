@@ -87,6 +87,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         Batch* pending_batch(Engine*, Lane*) noexcept nogil
         void count_rejected(Engine*, uint64_t) noexcept nogil
         bint forked(Engine*) noexcept nogil
+        void mark_forked(Engine*) noexcept nogil
         size_t take_orphans(Engine*, void**, size_t) noexcept nogil
 
         CoreExecutor* add_executor(Engine*, ExecutorKind) noexcept nogil
@@ -127,6 +128,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void gate_add_port(Port*) noexcept nogil
         void gate_remove_port(Port*) noexcept nogil
         bint gate_asked() noexcept nogil
+        bint gate_urgent() noexcept nogil
         void gate_stay_away() noexcept nogil
         int64_t gate_want() noexcept nogil
         void gate_got(int64_t) noexcept nogil

@@ -53,7 +53,8 @@ class Batch {
     WaitResult wait(std::uint32_t index, Nanos deadline, Nanos spin, const Clock& clock) noexcept;
     /// Asks for notices on `port`. False, and nothing is posted, when the batch is done.
     bool subscribe(Port& port, void* token);
-    /// Takes a subscription back; returns its token, null if there is none (any more).
+    /// Takes a subscription back, with what was posted for it; returns its token, null if there is
+    /// none (any more).
     void* unsubscribe(Port& port) noexcept;
 
     Outcome outcome() const noexcept { return outcome_; }

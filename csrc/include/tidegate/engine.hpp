@@ -39,7 +39,7 @@ struct Executor {
     };
     std::vector<Running> running;  // batches taken and not finished
     Nanos busy_since = 0;
-    Nanos idle_since = 0;
+    Nanos cycle_start = 0;      // when it set out for its batch: the GIL and the model follow
     Nanos last_pause = kNever;  // how long it was idle before its last batch
     Nanos typical_run = 0;      // how long a run takes when nothing gets in its way
     std::uint32_t runs = 0;
@@ -121,6 +121,8 @@ class Engine {
     void abandon_running() noexcept;
     /// Waits until nothing waits or runs. False at `deadline`. \pre The GIL is not held.
     bool wait_drained(Nanos deadline) noexcept;
+    /// Ends the timer thread. \pre closed and drained
+    void stop_timer() noexcept { timer_.stop(); }
     bool accepting() const noexcept {
         return phase_.load(std::memory_order_acquire) == Phase::Open;
     }
@@ -165,11 +167,16 @@ class Engine {
     Executor* choose_idle() noexcept;
     /// Chooses idle executors for all due work; wakes them after the lock is dropped.
     void dispatch(Lock& lock) noexcept;
+    bool wakes_executor(bool first, std::uint32_t end) const noexcept;  // takes no mutex
     void announce(Lane& lane, const Reservation& reservation) noexcept;  // takes the mutex
-    void linger(Executor& executor) noexcept;                            // takes no mutex
-    void make_idle(Executor& executor, Nanos now) noexcept;
+    void linger(Executor& executor, Lock& lock) noexcept;
+    void stop_lingering() noexcept;
+    void leave_idle(Executor& executor) noexcept;
+    void sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept;  // without the mutex
+    void make_idle(Executor& executor) noexcept;
     void expire(Slab& slab, Nanos now) noexcept;  // without the mutex for a slab that was taken
-    void refuse(Slab& slab) noexcept;
+    void refuse(Lane& lane, Slab& slab) noexcept;  // takes the mutex
+    void end_running() noexcept;                   // takes no mutex
     void recycle(Lane& lane, Slab& slab) noexcept;
     Nanos watch_gil(Nanos now) noexcept;
     void wake_all() noexcept;
@@ -184,11 +191,13 @@ class Engine {
     std::uint64_t batches_at_last_watch_ = 0;  // under mutex_
     std::vector<void*> orphans_;               // under mutex_
     Linger linger_;
+    Executor* lingering_ = nullptr;  // at most one; under mutex_
+    std::atomic<std::uint32_t> linger_target_{0};  // rows that end its lingering; 0: nobody does
     Counters counters_;
 
     std::atomic<Phase> phase_{Phase::Open};
     std::atomic<std::uint32_t> idle_{0};  // executors in state Idle
-    std::atomic<std::uint32_t> running_{0};  // batches taken and not finished
+    std::atomic<std::uint32_t> running_{0};  // batches taken or refused and not finished
     // Copies for those who read without the mutex.
     std::atomic<std::uint32_t> max_batch_size_;
     std::atomic<Nanos> max_queue_delay_;

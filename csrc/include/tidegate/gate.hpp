@@ -39,9 +39,12 @@ class Gate {
     /// Something of ours waits for the GIL that should not have to, seen by the timer.
     void nudge() noexcept;
     /// Asks everybody who may hold the GIL to yield it.
-    void ask() noexcept;
+    void ask(bool urgent = false) noexcept;
     /// True if the caller, who holds the GIL, should release it and call stay_away().
     bool asked() const noexcept { return asked_.load(std::memory_order_relaxed) != 0; }
+    /// True if the waiter has waited so long that even a submitting thread, which is about to make
+    /// its batch fuller, should let it go first.
+    bool urgent() const noexcept { return asked_.load(std::memory_order_relaxed) >= kUrgent; }
     /// Sleeps until one of ours has had the GIL, at most kStayAway. \pre The GIL was released.
     void stay_away(const Clock& clock) noexcept;
 
@@ -53,7 +56,9 @@ class Gate {
     void reset_after_fork() noexcept;
 
   private:
-    static constexpr Nanos kSlow = 200 * kMicrosecond;
+    static constexpr Nanos kSlow = 1 * kMillisecond;
+    static constexpr std::uint32_t kAsked = 1;
+    static constexpr std::uint32_t kUrgent = 2;
     static constexpr std::int32_t kWatchFor = 64;  // acquisitions after a slow one
 
     std::atomic<std::uint32_t> waiting_{0};

@@ -17,18 +17,20 @@ namespace tidegate {
 class Linger {
   public:
     /// Without an arrival for this long, nothing more is coming.
-    static constexpr Nanos kShortestGap = 20 * kMicrosecond;
+    static constexpr Nanos kShortestGap = 50 * kMicrosecond;
     static constexpr Nanos kLongestGap = 150 * kMicrosecond;
 
-    /// A batch of `rows` ended after `service`; `waiting` rows were still queued.
-    void record_batch(std::uint32_t rows, std::uint64_t waiting, Nanos service) noexcept;
+    /// A batch of `rows` ended; `waiting` rows were still queued.
+    void record_batch(std::uint32_t rows, std::uint64_t waiting) noexcept;
+    /// An executor was away for this long: getting the GIL, running the model, waking the callers.
+    void record_cycle(Nanos away) noexcept;
     /// Rows expected besides the `waiting` ones, 0 if lingering is not worth a try.
     /// \pre Under the engine's mutex.
     std::uint32_t expected_more(std::uint32_t waiting) noexcept;
     /// True if nobody else is likely to come: a waiting caller may run the batch itself.
     bool alone(std::uint32_t waiting) const noexcept { return crowd() <= waiting; }
-    /// Lingering took `waited` while `waiting` rows stood by, and `gained` more came.
-    void record_linger(std::uint32_t waiting, std::uint32_t gained, Nanos waited) noexcept;
+    /// Lingering took `waited` and made a batch of `rows` out of one of `first`.
+    void record_linger(std::uint32_t first, std::uint32_t rows, Nanos waited) noexcept;
     /// How long arrivals may pause before lingering ends.
     Nanos gap() const noexcept { return gap_.load(std::memory_order_relaxed); }
     /// How long a batch takes to run, on average.

@@ -17,8 +17,6 @@ class NativeExecutor {
 
     /// Waits for the thread to end. \pre the engine is closed, the GIL is not held
     void join() noexcept;
-    /// The child of a fork has no such thread.
-    void forget_thread() noexcept;
 
   private:
     void run() noexcept;

@@ -29,6 +29,8 @@ class Port {
     void post(Notice notice);
     /// Wakes the consumer without a notice, so that it can give the GIL away.
     void signal() noexcept;
+    /// Drops what was posted with this token.
+    void forget(const void* token) noexcept;
     /// Consumer only: resets the descriptor (sleeping on it first if the port is blocking), then
     /// hands over everything posted so far.
     void take(std::vector<Notice>& into);

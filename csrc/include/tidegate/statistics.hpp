@@ -14,7 +14,7 @@ namespace tidegate {
 
 inline constexpr std::size_t kDispatchReasons = 4;
 
-enum class ExecutorState : std::uint8_t { Idle, Signalled, Busy, Lent, Gone };
+enum class ExecutorState : std::uint8_t { Idle, Lingering, Signalled, Busy, Lent, Gone };
 
 struct ExecutorSnapshot {
     ExecutorState state;

@@ -59,7 +59,8 @@ enum class DispatchReason : std::uint8_t {
 };
 
 enum class ExecutorKind : std::uint8_t {
-    Thread,  ///< a thread that calls await_work()
+    Thread,  ///< a thread that calls await_work(); a waiting caller may take its place
+    Native,  ///< the same, but no caller can run its model
     Inline,  ///< whoever submits calls try_take()
 };
 

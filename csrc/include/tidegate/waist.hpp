@@ -27,6 +27,7 @@ struct Waist {
     Batch* (*pending_batch)(Engine*, Lane*) noexcept;
     void (*count_rejected)(Engine*, std::uint64_t rows) noexcept;
     bool (*forked)(Engine*) noexcept;
+    void (*mark_forked)(Engine*) noexcept;
     /// Moves at most `most` orphaned tenants to `into`.
     std::size_t (*take_orphans)(Engine*, void** into, std::size_t most) noexcept;
 
@@ -77,6 +78,7 @@ struct Waist {
     void (*gate_add_port)(Port*) noexcept;
     void (*gate_remove_port)(Port*) noexcept;
     bool (*gate_asked)() noexcept;
+    bool (*gate_urgent)() noexcept;
     void (*gate_stay_away)() noexcept;  // without the GIL
     Nanos (*gate_want)() noexcept;
     void (*gate_got)(Nanos wanted_at) noexcept;
