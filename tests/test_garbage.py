@@ -278,14 +278,14 @@ def test_collecting_all_the_time_harms_nothing() -> None:
             gc.collect()
 
     def hammer(batcher: Batcher) -> None:
-        for value in range(60):
+        for value in range(40):
             future = batcher.submit(ROW + value)
             future.add_done_callback(lambda _, future=future: future)  # a cycle, to have some
             np.testing.assert_array_equal(future.result(PATIENCE), 2 * (ROW + value))
             np.testing.assert_array_equal(batcher(ROW + value), 2 * (ROW + value))
 
     async def hammer_loop(batcher: Batcher) -> None:
-        for value in range(60):
+        for value in range(40):
             futures = [batcher.submit(ROW + value) for _ in range(4)]
             futures[0].cancel()
             for row in (await asyncio.gather(*futures, return_exceptions=True))[1:]:

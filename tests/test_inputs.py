@@ -222,7 +222,7 @@ def test_what_converts_safely_is_converted(request_: Any) -> None:
         # NumPy would cut these off and call it the same kind.
         ("U4", ["U4", "U2", "S3"], ["U5", "S5", "i8"]),
         ("S4", ["S4", "S1"], ["S5", "f4", "U2"]),
-        ("V4", ["V4"], ["V8", "f4"]),
+        ("V4", ["V4", "V2"], ["V8"]),
         ([("a", "f4"), ("b", "U2")], [[("a", "f4"), ("b", "U1")]], [[("a", "f4"), ("b", "U3")]]),
         ([("a", "f4")], [[("a", "f2")]], [[("a", "f8")], [("b", "f4")], "f4"]),
     ],

@@ -12,8 +12,6 @@ namespace tidegate {
 
 namespace {
 
-/// While batches run, the timer looks this often whether somebody starves for the GIL.
-constexpr Nanos kWatchPeriod = 1 * kMillisecond;
 /// Every so many runs one is nudged early, to learn whether that makes it shorter.
 constexpr std::uint32_t kTrialPeriod = 32;
 

@@ -142,6 +142,8 @@ bool Engine::commit_or_lead(Lane& lane, Reservation& reservation, Executor*& exe
             idle->cycle_start = reservation.submitted;
             take_slab(lane, *reservation.slab, *idle, taken, reservation.submitted);
             executor = idle;
+            // The model may have to wait for the GIL on its way back.
+            timer_.arm(reservation.submitted + kWatchPeriod);
             Counters::add(counters_.led);
             // If it lingered, it may have held back the rows of another lane.
             if (idle_.load(std::memory_order_relaxed) != 0) dispatch(lock);

@@ -2,9 +2,11 @@
 #include <vector>
 
 #include "check.hpp"
+#include "race.hpp"
 #include "rig.hpp"
 
 using namespace tidegate;
+using tidegate::testing::race;
 using tidegate::testing::Request;
 using tidegate::testing::Rig;
 using Rows = std::vector<std::uint64_t>;
@@ -142,6 +144,25 @@ void test_a_batch_that_nobody_wants_is_no_batch() {
     rig.check_counters();
 }
 
+void test_cancelling_wakes_who_waits_for_the_request() {
+    Rig rig(Policy{});  // without an executor: nothing else can wake
+    constexpr int kRounds = 500;
+    std::vector<Request> requests;
+    for (int i = 0; i < kRounds; ++i) requests.push_back(rig.submit(1));
+    race(
+        kRounds,
+        [&](int round) {
+            const Request& request = requests[static_cast<std::size_t>(round)];
+            CHECK(rig.engine.settle(*request.batch, request.index, SlotState::Cancelled));
+        },
+        [&](int round) {
+            const Request& request = requests[static_cast<std::size_t>(round)];
+            CHECK(request.batch->wait(request.index, kNever, 0, SteadyClock::instance()) ==
+                  WaitResult::Settled);
+        });
+    rig.check_counters();
+}
+
 void test_times_are_measured_from_submission() {
     Rig rig(Policy{});
     Executor& executor = rig.engine.add_executor(ExecutorKind::Inline);
@@ -203,12 +224,14 @@ void test_the_oldest_lane_goes_first() {
 }  // namespace
 
 int main() {
+    tidegate::testing::fail_if_hung();
     test_a_lone_row();
     test_full_batches_go_first_and_in_order();
     test_the_queue_delay_holds_a_short_batch_back();
     test_bulk_requests_are_cut_at_batches();
     test_every_way_to_end_is_counted_once();
     test_a_batch_that_nobody_wants_is_no_batch();
+    test_cancelling_wakes_who_waits_for_the_request();
     test_times_are_measured_from_submission();
     test_idle_time_is_no_service_time();
     test_the_oldest_lane_goes_first();

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import itertools
 import numbers
@@ -285,6 +284,8 @@ class Batcher(_fast.Gateway):
             except QueueFullError:
                 room = self._session.wait_room()
                 if room is None:
+                    import asyncio  # here, since importing it takes longer than all of tidegate
+
                     await asyncio.sleep(0)
                 else:
                     await room
@@ -382,6 +383,8 @@ class Batcher(_fast.Gateway):
         if self._session.inline:
             self.close(drain, timeout)
             return
+        import asyncio
+
         await asyncio.get_running_loop().run_in_executor(None, self.close, drain, timeout)
 
     def __enter__(self) -> Batcher:

@@ -14,10 +14,7 @@ One translation unit; each part has a file of its own. From the bottom up:
     runner.pxi    taking a batch and running the model
     gateway.pxi   the base of Batcher: submit and call
 """
-import asyncio
-import concurrent.futures
 import contextvars
-import logging
 import os
 import sys
 import threading
@@ -109,7 +106,12 @@ cdef extern from *:
     """
     uint64_t tidegate_dict_version(PyObject*) noexcept
 
-cdef object _logger = logging.getLogger("tidegate")
+
+cdef object _log_failed_callback(object future):
+    """Logs the exception in flight; the module is imported when it is first needed."""
+    import logging
+    logging.getLogger("tidegate").exception("a done callback of %r raised", future)
+
 
 include "schema.pxi"
 include "batch.pxi"

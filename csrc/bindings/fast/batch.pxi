@@ -111,13 +111,18 @@ cdef class BatchState:
             parts = [_output_array(answer[key], rows) for key in keys]
             self.kind = MAPPING_OUTPUT
         else:
-            # An array that the model keeps has more references than ours.
+            # An array that the model keeps, itself or in what it answered, has more references
+            # than ours.
             array = _output_array(answer, rows)
-            alone = array is not answer or Py_REFCNT(<PyObject*>answer) <= references + 1
+            alone = Py_REFCNT(<PyObject*>array) <= (references + 1 if array is answer else 1)
             array = self._own(array, staging, alone)
             self.kind, self.outputs = ARRAY_OUTPUT, array
             self._choose_copies((array,))
             return 0
+        if not parts:
+            kind = "tuple" if self.kind == TUPLE_OUTPUT else "mapping"
+            raise OutputError(f"expected {rows} rows from the model, got an empty {kind}",
+                              expected=rows)
         for i in range(len(parts)):
             parts[i] = self._own(parts[i], staging, False)
         self.outputs = tuple(parts) if self.kind == TUPLE_OUTPUT else dict(zip(keys, parts))
@@ -172,8 +177,11 @@ cdef class BatchState:
             if error is None:
                 status = self.session.w.batch_status(self.core)
                 return ModelError(f"the native model of {self.session.name!r} returned {status}")
-            failure = ModelError(
-                f"the model of {self.session.name!r} raised {type(error).__name__}: {error}")
+            try:
+                said = f"{type(error).__name__}: {error}"
+            except Exception:  # its text is the model's own code
+                said = type(error).__name__
+            failure = ModelError(f"the model of {self.session.name!r} raised {said}")
             failure.__cause__ = error
             return failure
         return ClosedError(f"batcher {self.session.name!r} was closed before the request was done")

@@ -6,8 +6,11 @@
 # call_soon.
 
 cdef PyCFunction _task_wakeup = NULL
-cdef object _Task = asyncio.Task
-cdef object _get_running_loop = asyncio._get_running_loop
+# Importing asyncio takes longer than all of tidegate, and a process without a loop needs none of it:
+# these are set by _load_asyncio().
+cdef object _asyncio = None
+cdef object _Task = None
+cdef object _get_running_loop = None
 cdef bint _loop_is_in_thread_state = sys.version_info < (3, 12)
 
 # id(loop) -> weak reference to its channel; the loop's own reader handle keeps the channel alive.
@@ -17,6 +20,18 @@ cdef uint64_t _last_version = 0
 # Borrowed, so that a closed loop's goes with all that waited for it; it takes itself out.
 cdef PyObject* _last_channel = NULL
 cdef CallbackChannel _callback_channel = None
+
+
+cdef bint _load_asyncio() except -1:
+    """False as long as nobody has imported asyncio: then no loop can be running."""
+    global _asyncio, _Task, _get_running_loop
+    if _asyncio is None:
+        if "asyncio.tasks" not in sys.modules:
+            return False
+        import asyncio
+        _Task, _get_running_loop = asyncio.Task, asyncio._get_running_loop
+        _asyncio = asyncio
+    return True
 
 
 cdef bint _is_task_wakeup(object callback):
@@ -37,6 +52,8 @@ cdef LoopChannel current_channel():
     """The channel of the loop that runs in this thread, or None."""
     global _last_state, _last_version, _last_channel
     cdef PyObject* state
+    if _asyncio is None and not _load_asyncio():
+        return None
     if _loop_is_in_thread_state:
         # get_running_loop() asks for the process id each time before 3.12. It reads the loop from
         # the thread's state dictionary, so while that is unchanged the loop is the same.
@@ -110,6 +127,9 @@ cdef class Channel:
 
     cdef int subscribe(self, BatchState batch) except -1:
         """Has the core post one notice here when the batch is done."""
+        cdef Runner runner = batch.session.inline_runner
+        if runner is not None and runner.will_run(self, batch):
+            return 0
         # The notice's token is borrowed from this set, so that the batches of a loop that closes
         # before they end go with its channel.
         self.subscribed.add(batch)
@@ -159,7 +179,7 @@ cdef class LoopChannel(Channel):
     def __init__(self, loop):
         self.loop = loop
         self.open(False)
-        self.finished = asyncio.Future(loop=loop)
+        self.finished = _asyncio.Future(loop=loop)
         self.finished.set_result(None)
         self.direct = not loop.get_debug()
         # In an empty context: the loop's handle would keep that of the first request alive.
@@ -238,7 +258,7 @@ cdef class CallbackChannel(Channel):
             future.fire(None)
         except BaseException:
             # SystemExit and the like end nobody here: the others' callbacks need this thread.
-            _logger.exception("a done callback of %r raised", future)
+            _log_failed_callback(future)
 
     def stop(self, timeout):
         cdef Notice notice

@@ -9,7 +9,6 @@ cdef enum:
     FAILED = 2
     CANCELLED = 3
 
-cdef object _CancelledError = asyncio.CancelledError
 cdef object _NOT_READ = object()
 
 
@@ -105,6 +104,7 @@ cdef class Future:
             raise self.value
         if awaited or self.channel is not None:
             raise self._make_cancelled_error()
+        import concurrent.futures
         raise concurrent.futures.CancelledError()
 
     def done(self):
@@ -128,11 +128,11 @@ cdef class Future:
         cdef int64_t deadline
         cdef Session session = self.batch.session  # now: another thread may end it meanwhile
         if self.channel is not None and current_channel() is self.channel:
-            raise asyncio.InvalidStateError("the result is not ready; await it in an event loop")
+            raise _asyncio.InvalidStateError("the result is not ready; await it in an event loop")
         # As with concurrent.futures, no time left is no error in itself.
         deadline = session.deadline(0 if timeout is not None and timeout < 0 else timeout)
         if session.inline_runner is not None:
-            session.inline_runner.run_waiting(None)
+            session.inline_runner.run_here()
             if self.check():
                 return 0
         self.wait_native(session, deadline)
@@ -214,9 +214,9 @@ cdef class Future:
         if self.check():
             self.fire_one(fn, context, current_channel() if self.channel is None else self.channel)
             return
+        if context is None:  # an empty one is false
+            context = contextvars.copy_context()
         if self.callback is None:
-            if context is None:
-                context = contextvars.copy_context()
             self.callback, self.context = fn, context
             if not self.subscribed:
                 if self.channel is None:
@@ -227,7 +227,7 @@ cdef class Future:
         else:
             if self.more_callbacks is None:
                 self.more_callbacks = []
-            self.more_callbacks.append((fn, context or contextvars.copy_context()))
+            self.more_callbacks.append((fn, context))
 
     cdef int await_on(self, Channel channel) except -1:
         cdef BatchState batch = self.batch
@@ -251,8 +251,9 @@ cdef class Future:
         self.callback = self.context = self.more_callbacks = None
         return callbacks
 
-    cdef int fire_one(self, object callback, object context, LoopChannel channel) except -1:
-        """Calls one callback in the way of its face."""
+    cdef int fire_one(self, object callback, object context, LoopChannel channel,
+                      bint exits_too=False) except -1:
+        """Calls one callback in the way of its face; logs what it raises."""
         if channel is not None:
             if channel is current_channel():
                 channel.loop.call_soon(callback, self, context=context)
@@ -267,8 +268,10 @@ cdef class Future:
                 callback(self)
             else:
                 context.run(callback, self)
-        except Exception:
-            _logger.exception("a done callback of %r raised", self)
+        except BaseException as error:
+            if not (exits_too or isinstance(error, Exception)):
+                raise
+            _log_failed_callback(self)
         return 0
 
     cdef int fire(self, LoopChannel channel) except -1:
@@ -282,7 +285,8 @@ cdef class Future:
             return 0
         if channel is None or not channel.direct or not _is_task_wakeup(callback):
             for callback, context in self.take_callbacks():
-                self.fire_one(callback, context, self.channel)
+                # SystemExit and the like end nobody in the callback thread.
+                self.fire_one(callback, context, self.channel, channel is None)
             return 0
         context, more = self.context, self.more_callbacks
         self.callback = self.context = self.more_callbacks = None
@@ -324,7 +328,9 @@ cdef class Future:
         return self.bind().loop
 
     def _make_cancelled_error(self):
-        return _CancelledError() if self.value is None else _CancelledError(self.value)
+        import asyncio
+        return (asyncio.CancelledError() if self.value is None
+                else asyncio.CancelledError(self.value))
 
     @property
     def _cancel_message(self):
@@ -387,6 +393,7 @@ cdef class Future:
             if self.notified:
                 return 0
             self.notified = True
+            self.check()
             self.read()
             for waiter in self.waiters:
                 if self.state == CANCELLED:

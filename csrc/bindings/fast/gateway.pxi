@@ -132,9 +132,7 @@ cdef class Gateway:
             for runner in session.runners:
                 if runner.executor == executor:
                     runner.run_led(&taken, taken.reserved == 1)
-                    if runner.interrupt is not None:
-                        interrupt, runner.interrupt = runner.interrupt, None
-                        raise interrupt
+                    runner.raise_interrupt()
                     break
             return batch.answer(reservation.index)
         future = Future.__new__(Future)
@@ -150,7 +148,7 @@ cdef class Gateway:
         cdef Session session = self.session
         cdef Future future = session.wait_room()
         if session.inline_runner is not None:
-            session.inline_runner.run_waiting(None)
+            session.inline_runner.run_here()
             return 0
         if future is None:
             return 0

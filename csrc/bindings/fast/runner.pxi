@@ -139,49 +139,63 @@ cdef class Runner:
     cdef int schedule(self, LoopChannel channel) except -1:
         """Has the loop run what was submitted, once per iteration."""
         if channel not in self.scheduled:
-            self.scheduled[channel] = None
+            self.scheduled[channel] = []
             channel.loop.call_soon(self.run_scheduled, channel)
         return 0
 
+    cdef bint will_run(self, Channel channel, BatchState batch) except -1:
+        """True if the loop will run `batch` and resume who awaits it, so that no notice is needed."""
+        cdef list batches = self.scheduled.get(channel)
+        if batches is None:
+            return False
+        batches.append(batch)
+        return True
+
     def run_scheduled(self, LoopChannel channel not None):
         """The loop's callback: runs what was submitted and resumes who awaits it."""
-        self.scheduled.pop(channel, None)
-        self.run_waiting(channel)
+        cdef BatchState batch
+        cdef list batches = self.scheduled.pop(channel), futures, resumable = None
+        self.run_waiting(len(batches) > 0)
+        for batch in batches:
+            if not self.session.w.batch_done(batch.core):
+                channel.subscribe(batch)  # another thread has it
+                continue
+            futures = batch.take_awaiting(channel)
+            if futures is not None:
+                resumable = futures if resumable is None else resumable + futures
+        if resumable is not None:
+            channel.resume(resumable)
+        self.raise_interrupt()
 
-    cdef int run_waiting(self, LoopChannel channel) except -1:
-        """Runs all that waits, unless another thread is at it already, who will then run it."""
+    cdef int run_here(self) except -1:
+        """Runs all that waits in a thread that is about to wait for it."""
+        self.run_waiting(False)
+        self.raise_interrupt()
+        return 0
+
+    cdef int raise_interrupt(self) except -1:
+        """KeyboardInterrupt and SystemExit out of the model are for the thread that ran it."""
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            raise interrupt
+        return 0
+
+    cdef int run_waiting(self, bint awaited_here) except -1:
+        """Runs all that waits, unless another thread is at it already, who will then run it.
+
+        `awaited_here` says that our caller tells those who wait, so that there is nobody to wake.
+        """
         cdef Taken taken
         cdef uint32_t failed
         cdef Outcome outcome
         cdef const Waist* w = self.session.w
         cdef Engine* engine = self.session.engine
-        cdef BatchState batch
-        cdef void* token
-        cdef list futures, resumable = None
         while w.try_take(engine, self.executor, &taken) == Status.Ok:
-            batch = None
-            if w.batch_tenant(taken.batch) != NULL:
-                batch = <BatchState>w.batch_tenant(taken.batch)
             outcome = self.run(&taken, &failed)
-            futures = None
-            if channel is not None and batch is not None:
-                # We are in that loop's callback: no need to wake it.
-                token = w.batch_unsubscribe(batch.core, channel.port)
-                if token != NULL:
-                    channel.subscribed.discard(batch)
-                    futures = batch.take_awaiting(channel)
-                    if futures is not None:
-                        resumable = futures if resumable is None else resumable + futures
-            if futures is not None and <uint32_t>len(futures) >= taken.reserved:
-                # All of it is awaited here: there is nobody to wake.
+            if awaited_here:
                 w.finish(engine, self.executor, &taken, outcome, 0, failed)
             else:
                 with nogil:
                     w.finish(engine, self.executor, &taken, outcome, 0, failed)
             w.give_back(engine, self.executor)
-        if resumable is not None:
-            channel.resume(resumable)
-        interrupt, self.interrupt = self.interrupt, None
-        if interrupt is not None:
-            raise interrupt
         return 0

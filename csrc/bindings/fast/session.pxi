@@ -190,7 +190,7 @@ cdef class Session:
     def run_inline(self):
         """Runs what waits, if that is for callers to do."""
         if self.inline_runner is not None:
-            self.inline_runner.run_waiting(None)
+            self.inline_runner.run_here()
 
     def wait_room(self):
         """A future that is done when the queue can have room again, or None if it may already."""

@@ -150,6 +150,9 @@ class Engine {
     std::vector<void*> detach_all();
 
   private:
+    /// While batches run, the timer looks this often whether somebody starves for the GIL.
+    static constexpr Nanos kWatchPeriod = 1 * kMillisecond;
+
     enum class Phase : std::uint8_t { Open, Draining, Closed, Forked };
     using Lock = std::unique_lock<std::mutex>;
 

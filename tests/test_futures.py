@@ -1,0 +1,640 @@
+"""Futures in threads: the promises of concurrent.futures.Future, kept."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.gated import PATIENCE, ROW, Gated, in_thread, until
+from tidegate import Batcher, ClosedError, DeadlineError, Future, ModelError
+
+# typeshed knows wait() and as_completed() for the standard library's own futures only.
+wait: Any = concurrent.futures.wait
+as_completed: Any = concurrent.futures.as_completed
+NOT_LONG = 0.02
+
+
+@pytest.fixture
+def running(model: Gated, batcher: Batcher) -> Future:
+    """A request that the model has."""
+    future = batcher.submit(ROW)
+    model.await_entry()
+    return future
+
+
+class Calls:
+    """A done callback that remembers its calls, and where they happened."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+        self.threads: list[int] = []
+        self._called = threading.Semaphore(0)
+
+    def __call__(self, future: Any) -> None:
+        """The callback."""
+        self.calls.append(future)
+        self.threads.append(threading.get_ident())
+        self._called.release()
+
+    def wait(self, times: int = 1) -> None:
+        """Returns once it was called so many times more."""
+        for _ in range(times):
+            assert self._called.acquire(timeout=PATIENCE), "the callback was not called"
+
+
+# Making them
+
+
+def test_futures_come_from_batchers_only() -> None:
+    with pytest.raises(TypeError, match=r"Batcher\.submit"):
+        Future()
+
+
+def test_a_future_can_be_hashed_compared_and_referred_to_weakly(batcher: Batcher) -> None:
+    import weakref
+
+    first, second = batcher.submit(ROW), batcher.submit(ROW)
+    assert len({first, second, first}) == 2
+    assert first != second
+    assert weakref.ref(first)() is first
+
+
+# result() and exception()
+
+
+def test_result_waits_for_the_answer(model: Gated, running: Future) -> None:
+    waiting = in_thread(running.result)
+    assert not running.done()
+    model.gate.set()
+    np.testing.assert_array_equal(waiting.outcome(), 2 * ROW)
+    assert running.done()
+
+
+def test_result_gives_the_same_answer_each_time(model: Gated, running: Future) -> None:
+    model.gate.set()
+    assert running.result(PATIENCE) is running.result() is running.result(0)
+    assert running.exception() is None
+
+
+def test_many_threads_may_wait_for_one_answer(model: Gated, running: Future) -> None:
+    waiting = [in_thread(running.result) for _ in range(20)]
+    model.gate.set()
+    answers = [thread.outcome() for thread in waiting]
+    assert all(answer is answers[0] for answer in answers)
+
+
+def test_many_threads_may_wait_for_one_batch(model: Gated, batcher: Batcher) -> None:
+    batcher.submit(ROW)
+    model.await_entry()
+    futures = [batcher.submit(ROW + number) for number in range(50)]
+    waiting = [in_thread(future.result) for future in futures]
+    model.gate.set()
+    for number, thread in enumerate(waiting):
+        np.testing.assert_array_equal(thread.outcome(), 2 * (ROW + number))
+
+
+@pytest.mark.parametrize("timeout", [NOT_LONG, 0, 0.0, -1, -0.5, np.float64(NOT_LONG)])
+def test_waiting_too_long_is_the_builtin_error_and_leaves_the_request_alone(
+    timeout: Any, model: Gated, batcher: Batcher, running: Future
+) -> None:
+    queued = batcher.submit(ROW + 1)
+    for future in (running, queued):
+        for method in (future.result, future.exception):
+            with pytest.raises(TimeoutError) as caught:
+                method(timeout)
+            assert type(caught.value) is TimeoutError
+        assert not future.done()
+        assert not future.cancelled()
+    model.gate.set()
+    np.testing.assert_array_equal(running.result(PATIENCE), 2 * ROW)
+    np.testing.assert_array_equal(queued.result(PATIENCE), 2 * (ROW + 1))
+    assert batcher.statistics().expired == 0
+
+
+def test_an_answer_that_is_there_needs_no_time(model: Gated, running: Future) -> None:
+    model.gate.set()
+    until(running.done)
+    for timeout in (0, -1, None, 1e100):
+        np.testing.assert_array_equal(running.result(timeout), 2 * ROW)
+        assert running.exception(timeout) is None
+
+
+def test_any_timeout_is_long_enough(model: Gated, running: Future) -> None:
+    waiting = [in_thread(lambda t=t: running.result(t)) for t in (1e9, 1e18, float("inf"), 2**70)]
+    model.gate.set()
+    for thread in waiting:
+        np.testing.assert_array_equal(thread.outcome(), 2 * ROW)
+
+
+def test_result_raises_what_exception_returns() -> None:
+    def model(rows: Any) -> Any:
+        raise LookupError("no such row")
+
+    with Batcher(model) as batcher:
+        future = batcher.submit(ROW)
+        error = future.exception(PATIENCE)
+        assert type(error) is ModelError
+        assert type(error.__cause__) is LookupError
+        for _ in range(3):
+            with pytest.raises(ModelError) as caught:
+                future.result()
+            assert caught.value is error
+        assert future.done()
+        assert not future.cancelled()
+        assert not future.running()
+
+
+def test_a_traceback_does_not_grow_with_each_reading() -> None:
+    def length(error: BaseException) -> int:
+        traceback, count = error.__traceback__, 0
+        while traceback is not None:
+            traceback, count = traceback.tb_next, count + 1
+        return count
+
+    with Batcher(lambda rows: rows[:0]) as batcher:
+        future = batcher.submit(ROW)
+        lengths = []
+        for _ in range(3):
+            with pytest.raises(ModelError) as caught:
+                future.result(PATIENCE)
+            lengths.append(length(caught.value))
+    # As with concurrent.futures, each frame that raised it anew adds itself.
+    assert lengths[2] - lengths[1] <= 3
+
+
+# Where it stands
+
+
+def test_it_says_where_it_stands(model: Gated, batcher: Batcher, running: Future) -> None:
+    queued = batcher.submit(ROW)
+    assert (running.running(), queued.running()) == (True, False)
+    assert not running.done()
+    assert not queued.done()
+    assert "pending" in repr(queued)
+    model.gate.set()
+    queued.result(PATIENCE)
+    for future in (running, queued):
+        assert future.done()
+        assert not future.running()
+        assert not future.cancelled()
+        assert "done" in repr(future)
+
+
+def test_its_text_says_how_it_ended(model: Gated, batcher: Batcher, running: Future) -> None:
+    cancelled, expired = batcher.submit(ROW), batcher.submit(ROW, timeout=0)
+    assert cancelled.cancel()
+    assert type(expired.exception(PATIENCE)) is DeadlineError
+    assert "cancelled" in repr(cancelled)
+    assert "failed" in repr(expired)
+
+
+# cancel()
+
+
+def test_a_cancelled_request_never_reaches_the_model(
+    model: Gated, batcher: Batcher, running: Future
+) -> None:
+    futures = [batcher.submit(ROW + number) for number in range(10)]
+    for future in futures[::3]:
+        assert future.cancel()
+        assert future.cancel(), "cancelling again changes nothing"
+        assert future.cancelled()
+        assert future.done()
+        assert not future.running()
+    model.gate.set()
+    for number, future in enumerate(futures):
+        if number % 3 == 0:
+            for method in (future.result, future.exception):
+                with pytest.raises(concurrent.futures.CancelledError):
+                    method(PATIENCE)
+        else:
+            np.testing.assert_array_equal(future.result(PATIENCE), 2 * (ROW + number))
+    assert sorted(model.batches[1][:, 0]) == [1, 2, 4, 5, 7, 8]
+    now = batcher.statistics()
+    assert (now.cancelled, now.completed, now.submitted) == (4, 7, 11)
+
+
+def test_a_batch_of_which_all_were_cancelled_never_reaches_the_model(
+    model: Gated, batcher: Batcher, running: Future
+) -> None:
+    futures = [batcher.submit(ROW) for _ in range(5)]
+    assert all(future.cancel() for future in futures)
+    model.gate.set()
+    np.testing.assert_array_equal(batcher(ROW + 7), 2 * (ROW + 7))
+    assert model.rows_seen == 2
+    assert batcher.statistics().cancelled == 5
+
+
+def test_a_request_that_the_model_has_cannot_be_cancelled(model: Gated, running: Future) -> None:
+    assert not running.cancel()
+    assert not running.cancelled()
+    assert running.running()
+    model.gate.set()
+    np.testing.assert_array_equal(running.result(PATIENCE), 2 * ROW)
+    assert not running.cancel()
+
+
+def test_a_request_that_has_failed_cannot_be_cancelled() -> None:
+    with Batcher(lambda rows: rows[:0]) as batcher:
+        future = batcher.submit(ROW)
+        assert future.exception(PATIENCE) is not None
+        assert not future.cancel()
+        assert not future.cancelled()
+
+
+def test_cancelling_wakes_those_who_wait(batcher: Batcher, running: Future) -> None:
+    queued = batcher.submit(ROW)
+    waiting = [in_thread(queued.result) for _ in range(5)]
+    assert queued.cancel()
+    for thread in waiting:
+        with pytest.raises(concurrent.futures.CancelledError):
+            thread.outcome()
+
+
+def test_exactly_one_of_cancelling_and_running_wins() -> None:
+    seen: list[float] = []
+
+    def model(rows: Any) -> Any:
+        seen.extend(rows[:, 0])
+        return rows
+
+    cancelled, answered = [], []
+    with Batcher(model, max_batch_size=4, max_queue_size=2000) as batcher:
+        for number in range(2000):
+            future = batcher.submit(np.full(3, number))
+            if future.cancel():
+                cancelled.append(number)
+            else:
+                np.testing.assert_array_equal(future.result(PATIENCE), [number] * 3)
+                answered.append(number)
+        now = batcher.statistics()
+    assert seen == answered
+    assert (now.cancelled, now.completed) == (len(cancelled), len(answered))
+
+
+# Done callbacks
+
+
+def test_a_callback_is_called_once_with_the_future(model: Gated, running: Future) -> None:
+    calls = Calls()
+    running.add_done_callback(calls)
+    assert calls.calls == []
+    model.gate.set()
+    calls.wait()
+    assert calls.calls == [running]
+    assert calls.threads != [threading.get_ident()]
+
+
+def test_a_callback_of_a_future_that_is_done_is_called_at_once(
+    model: Gated, running: Future
+) -> None:
+    model.gate.set()
+    running.result(PATIENCE)
+    calls = Calls()
+    running.add_done_callback(calls)
+    assert calls.calls == [running]
+    assert calls.threads == [threading.get_ident()]
+
+
+def test_callbacks_are_called_in_the_order_they_came(model: Gated, running: Future) -> None:
+    order: list[int] = []
+    last = Calls()
+    for number in range(10):
+        running.add_done_callback(lambda _, number=number: order.append(number))
+    running.add_done_callback(last)
+    model.gate.set()
+    last.wait()
+    assert order == list(range(10))
+
+
+def test_a_callback_that_was_added_twice_is_called_twice(model: Gated, running: Future) -> None:
+    calls = Calls()
+    running.add_done_callback(calls)
+    running.add_done_callback(calls)
+    model.gate.set()
+    calls.wait(2)
+    assert calls.calls == [running, running]
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_callback_that_raises_is_logged_and_harms_no_other(
+    kind: Any, model: Gated, batcher: Batcher, running: Future, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(_: Any) -> None:
+        raise kind("by the callback")
+
+    neighbour, before, after, other = batcher.submit(ROW), Calls(), Calls(), Calls()
+    for callback in (before, bad, after):
+        running.add_done_callback(callback)
+    neighbour.add_done_callback(bad)
+    neighbour.add_done_callback(other)
+    with caplog.at_level(logging.ERROR, "tidegate"):
+        model.gate.set()
+        before.wait()
+        after.wait()
+        other.wait()
+    assert "by the callback" in caplog.text
+    later = Calls()
+    batcher.submit(ROW).add_done_callback(later)
+    later.wait()
+    np.testing.assert_array_equal(running.result(PATIENCE), 2 * ROW)
+
+
+def test_a_callback_that_raises_at_once_is_logged_too(
+    model: Gated, running: Future, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bad(_: Any) -> None:
+        raise ValueError("by the callback")
+
+    model.gate.set()
+    running.result(PATIENCE)
+    running.add_done_callback(bad)
+    assert "by the callback" in caplog.text
+
+
+def test_a_removed_callback_is_not_called(model: Gated, running: Future) -> None:
+    kept, removed, last = Calls(), Calls(), Calls()
+    for callback in (removed, kept, removed, last):
+        running.add_done_callback(callback)
+    assert running.remove_done_callback(removed) == 2
+    assert running.remove_done_callback(removed) == 0
+    model.gate.set()
+    last.wait()
+    assert (len(kept.calls), len(removed.calls)) == (1, 0)
+
+
+def test_callbacks_may_come_back_after_all_were_removed(model: Gated, running: Future) -> None:
+    calls = Calls()
+    running.add_done_callback(calls)
+    assert running.remove_done_callback(calls) == 1
+    running.add_done_callback(calls)
+    model.gate.set()
+    calls.wait()
+    assert len(calls.calls) == 1
+
+
+def test_cancelling_calls_the_callbacks_at_once(batcher: Batcher, running: Future) -> None:
+    queued, calls = batcher.submit(ROW), Calls()
+    queued.add_done_callback(calls)
+    assert queued.cancel()
+    assert calls.calls == [queued]
+    assert calls.threads == [threading.get_ident()]
+
+
+def test_expiring_and_closing_call_the_callbacks(model: Gated) -> None:
+    batcher = Batcher(model, caller_runs=False)
+    batcher.submit(ROW)
+    model.await_entry()
+    expiring, refused = Calls(), Calls()
+    batcher.submit(ROW, timeout=NOT_LONG).add_done_callback(expiring)
+    batcher.submit(ROW).add_done_callback(refused)
+    expiring.wait()
+    assert type(expiring.calls[0].exception()) is DeadlineError
+    batcher.close(drain=False, timeout=0)
+    refused.wait()
+    assert type(refused.calls[0].exception()) is ClosedError
+
+
+def test_a_callback_may_use_the_batcher_and_its_futures(model: Gated, running: Future) -> None:
+    answers: list[Any] = []
+    calls = Calls()
+    with Batcher(lambda rows: rows + 1) as other:
+
+        def ask_again(future: Future) -> None:
+            answers.append(other(future.result()))
+            other.submit(future.result() + 1).add_done_callback(calls)
+
+        running.add_done_callback(ask_again)
+        model.gate.set()
+        calls.wait()
+        np.testing.assert_array_equal(answers[0], 2 * ROW + 1)
+        np.testing.assert_array_equal(calls.calls[0].result(), 2 * ROW + 2)
+
+
+def test_callbacks_may_be_added_from_many_threads_at_once(model: Gated, batcher: Batcher) -> None:
+    futures = [batcher.submit(ROW) for _ in range(20)]
+    calls = [Calls() for _ in futures]
+
+    def add() -> None:
+        for future, called in zip(futures, calls, strict=True):
+            future.add_done_callback(called)
+
+    threads = [in_thread(add) for _ in range(8)]
+    model.gate.set()
+    for thread in threads:
+        thread.outcome()
+    for future, called in zip(futures, calls, strict=True):
+        called.wait(8)
+        assert called.calls == [future] * 8
+
+
+def test_a_callback_sees_the_context_in_which_it_was_added(model: Gated, running: Future) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="none")
+    seen: list[str] = []
+    last = Calls()
+    for value in ("first", "second"):
+        variable.set(value)
+        running.add_done_callback(lambda _: seen.append(variable.get()))
+    other = contextvars.Context()
+    running.add_done_callback(lambda _: seen.append(variable.get()), context=other)
+    variable.set("third")
+    running.add_done_callback(last)
+    model.gate.set()
+    last.wait()
+    assert seen == ["first", "second", "none"]
+
+
+def test_a_future_may_be_forgotten_and_its_callback_is_called(
+    model: Gated, batcher: Batcher, running: Future
+) -> None:
+    calls = Calls()
+    batcher.submit(ROW + 3).add_done_callback(calls)
+    model.gate.set()
+    calls.wait()
+    np.testing.assert_array_equal(calls.calls[0].result(), 2 * (ROW + 3))
+
+
+# concurrent.futures.wait() and as_completed()
+
+
+@pytest.fixture
+def stepwise(model: Gated) -> Any:
+    """A batcher of one row at a time, and what lets it take one step."""
+    steps = threading.Semaphore(0)
+
+    def stepping(rows: Any) -> Any:
+        assert steps.acquire(timeout=PATIENCE)
+        time.sleep(0.0002)  # the answers of shorter runs may be held back until the next has run
+        if rows[0, 0] < 0:
+            raise LookupError("below zero")
+        return rows
+
+    batcher = Batcher(stepping, max_batch_size=1, caller_runs=False)
+    yield batcher, steps.release
+    steps.release(1000)
+    batcher.close(timeout=PATIENCE)
+
+
+def test_wait_returns_when_all_are_done(stepwise: Any) -> None:
+    batcher, step = stepwise
+    futures = [batcher.submit(ROW + number) for number in (1, -1, 2)]
+    waiting = in_thread(lambda: wait(futures, timeout=PATIENCE))
+    step()
+    step()
+    futures[1].exception(PATIENCE)
+    assert waiting.is_alive()
+    step()
+    done, not_done = waiting.outcome()
+    assert (done, not_done) == (set(futures), set())
+
+
+def test_wait_returns_when_the_first_is_done(stepwise: Any) -> None:
+    batcher, step = stepwise
+    futures = [batcher.submit(ROW + number) for number in range(3)]
+    waiting = in_thread(
+        lambda: wait(futures, PATIENCE, return_when=concurrent.futures.FIRST_COMPLETED)
+    )
+    step()
+    done, not_done = waiting.outcome()
+    assert (done, not_done) == ({futures[0]}, set(futures[1:]))
+
+
+def test_wait_returns_when_the_first_fails(stepwise: Any) -> None:
+    batcher, step = stepwise
+    futures = [batcher.submit(ROW + number) for number in (1, -1, 2)]
+    waiting = in_thread(
+        lambda: wait(futures, PATIENCE, return_when=concurrent.futures.FIRST_EXCEPTION)
+    )
+    step()
+    futures[0].result(PATIENCE)
+    assert waiting.is_alive()
+    step()
+    done, not_done = waiting.outcome()
+    assert (done, not_done) == (set(futures[:2]), {futures[2]})
+
+
+def test_wait_hears_of_cancelled_and_expired_requests(
+    model: Gated, batcher: Batcher, running: Future
+) -> None:
+    cancelled, expiring = batcher.submit(ROW), batcher.submit(ROW, timeout=NOT_LONG)
+    waiting = in_thread(lambda: wait([cancelled, expiring], timeout=PATIENCE))
+    assert cancelled.cancel()
+    done, not_done = waiting.outcome()
+    assert (done, not_done) == ({cancelled, expiring}, set())
+
+
+def test_wait_gives_up_in_time(batcher: Batcher, running: Future) -> None:
+    done, not_done = wait([running], timeout=NOT_LONG)
+    assert (done, not_done) == (set(), {running})
+
+
+def test_wait_knows_what_was_done_before(model: Gated, batcher: Batcher, running: Future) -> None:
+    queued = batcher.submit(ROW)
+    assert queued.cancel()
+    model.gate.set()
+    running.result(PATIENCE)
+    done, not_done = wait([running, queued], timeout=0)
+    assert (done, not_done) == ({running, queued}, set())
+
+
+def test_as_completed_yields_each_as_it_comes(stepwise: Any) -> None:
+    batcher, step = stepwise
+    futures = [batcher.submit(ROW + number) for number in (1, -1, 2, 3)]
+    assert futures[3].cancel()
+    completed = as_completed(futures, timeout=PATIENCE)
+    assert next(completed) is futures[3]
+    for future in futures[:3]:
+        step()
+        assert next(completed) is future
+    assert list(completed) == []
+
+
+def test_as_completed_gives_up_in_time(batcher: Batcher, running: Future) -> None:
+    with pytest.raises(TimeoutError):
+        list(as_completed([running], timeout=NOT_LONG))
+
+
+def test_they_mix_with_futures_of_an_executor(stepwise: Any) -> None:
+    batcher, step = stepwise
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        futures = [batcher.submit(ROW), executor.submit(step)]
+        done, not_done = wait(futures, timeout=PATIENCE)
+    assert (done, not_done) == (set(futures), set())
+
+
+def test_many_threads_may_wait_for_the_same_futures(model: Gated, batcher: Batcher) -> None:
+    for _ in range(20):
+        futures = [batcher.submit(ROW) for _ in range(5)]
+        threads = [in_thread(lambda f=futures: wait(f, timeout=PATIENCE)) for _ in range(4)]
+        model.gate.set()
+        for thread in threads:
+            done, not_done = thread.outcome()
+            assert (done, not_done) == (set(futures), set())
+        model.gate.clear()
+
+
+def test_answers_of_many_batches_arrive_under_their_own_names() -> None:
+    with Batcher(lambda rows: rows * 3, max_batch_size=7) as batcher:
+        asked = {batcher.submit(np.full(3, number)): number for number in range(300)}
+        for future in as_completed(asked, timeout=PATIENCE):
+            np.testing.assert_array_equal(future.result(), [3 * asked[future]] * 3)
+
+
+# From many threads
+
+
+@pytest.mark.parametrize("door", ["call", "submit"])
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_each_of_many_threads_gets_its_own_answers(door: str, size: int) -> None:
+    def ask(number: int) -> None:
+        row = np.full(4, number)
+        for step in range(50):
+            answer = batcher(row + step) if door == "call" else batcher.submit(row + step).result()
+            np.testing.assert_array_equal(answer, -(row + step))
+
+    with Batcher(np.negative, max_batch_size=size) as batcher:
+        threads = [in_thread(lambda n=n: ask(1000 * n)) for n in range(16)]
+        for thread in threads:
+            thread.outcome()
+        now = batcher.statistics()
+        assert (now.completed, now.rows) == (800, 800)
+        assert now.batch_size.count == now.batches
+
+
+def pair(work: Callable[[int], None]) -> None:
+    """Runs `work` in two threads at once."""
+    for thread in [in_thread(lambda n=n: work(n)) for n in range(2)]:
+        thread.outcome()
+
+
+def test_reading_and_cancelling_from_several_threads_agree(model: Gated, batcher: Batcher) -> None:
+    model.gate.set()
+    outcomes: list[list[bool]] = [[], []]
+    futures: list[Future] = []
+    barrier = threading.Barrier(2)
+
+    def work(number: int) -> None:
+        for _ in range(200):
+            if number == 0:
+                futures.append(batcher.submit(ROW))
+            barrier.wait(PATIENCE)
+            if number == 0:
+                outcomes[0].append(futures[-1].cancel())
+            else:
+                try:
+                    futures[-1].result(PATIENCE)
+                    outcomes[1].append(False)
+                except concurrent.futures.CancelledError:
+                    outcomes[1].append(True)
+            barrier.wait(PATIENCE)
+
+    pair(work)
+    assert outcomes[0] == outcomes[1] == [future.cancelled() for future in futures]
