@@ -26,7 +26,15 @@ def run(script: str, *, seconds: int = 30) -> str:
     """
     source = _PRELUDE.format(seconds=seconds) + textwrap.dedent(script)
     # Forking beside threads is what some of the scripts are about; 3.12 and later warn of it.
-    command = [sys.executable, "-W", "error", "-W", "ignore:.*fork:DeprecationWarning", "-c", source]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-W",
+        "ignore:.*fork:DeprecationWarning",
+        "-c",
+        source,
+    ]
     # A session of its own, so that what it forked can be ended with it.
     with subprocess.Popen(
         command,

@@ -29,6 +29,10 @@ def queued(batcher: Batcher, model: Gated, rows: int) -> tuple[Future, list[Futu
     return running, [batcher.submit(ROW + index) for index in range(rows)]
 
 
+def await_batches(batcher: Batcher, count: int) -> None:
+    until(lambda: batcher.statistics().batches >= count)
+
+
 def assert_accounted_for(batcher: Batcher) -> None:
     now = batcher.statistics()
     ended = now.completed + now.failed + now.cancelled + now.expired + now.closed
@@ -342,7 +346,7 @@ def test_large_rows_are_refused_while_they_are_copied() -> None:
                 pass
 
         callers = [in_thread(submit) for _ in range(3)]
-        until(lambda batcher=batcher: batcher.statistics().batches > 2)
+        await_batches(batcher, 3)
         batcher.close(drain=False, timeout=PATIENCE)
         for caller in callers:
             caller.outcome()

@@ -6,11 +6,12 @@ import asyncio
 import collections
 import contextlib
 import gc
-import os
+import functools
 import threading
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,12 @@ def nothing_remains() -> Iterator[None]:
     yield
     until(lambda: threads() == before[1])
     until(lambda: living() == before[0])
+
+
+def await_end_of(*references: weakref.ref[Any]) -> None:
+    until(
+        lambda: gc.collect() >= 0 and not any(reference() is not None for reference in references)
+    )
 
 
 def double(rows: Any) -> Any:
@@ -129,7 +136,7 @@ def test_the_model_goes_with_its_batcher() -> None:
         if close:
             batcher.close()
         del model, batcher, future
-        until(lambda gone=gone: gc.collect() >= 0 and gone() is None)
+        await_end_of(gone)
 
 
 def test_a_pool_outlives_its_batchers() -> None:
@@ -171,7 +178,7 @@ def test_dropping_in_a_thread_while_others_wait() -> None:
     model = Gated()
     batcher = Batcher(model, max_batch_size=2)
     futures = [batcher.submit(ROW + index) for index in range(8)]
-    waiting = [in_thread(lambda future=future: future.result(PATIENCE)) for future in futures]
+    waiting = [in_thread(functools.partial(future.result, PATIENCE)) for future in futures]
     holder = [batcher]
     del batcher
     model.await_entry()
@@ -205,9 +212,10 @@ def test_a_batcher_in_a_cycle_with_its_model_is_collected() -> None:
 
 def test_a_batched_method_ends_with_its_object() -> None:
     class Service:
-        @batch(name="batcher-of-a-method")
-        def double(self, rows: Any) -> Any:
+        def rows_doubled(self, rows: Any) -> Any:
             return rows * 2
+
+        double = batch(rows_doubled, name="batcher-of-a-method")
 
     service = Service()
     np.testing.assert_array_equal(service.double(ROW + 1), 2 * (ROW + 1))
@@ -236,7 +244,7 @@ def test_futures_in_cycles_are_collected_in_every_state() -> None:
     cancelled.cancel()
     del cancelled
     model.gate.set()
-    until(lambda: gc.collect() >= 0 and not any(ref() for ref in refs))
+    await_end_of(*refs)
     batcher.close()
 
 
@@ -266,7 +274,7 @@ def test_tasks_of_a_closed_loop_are_collected_with_what_they_await() -> None:
         model.gate.set()
         until(lambda: batcher.statistics().completed == len(refs))
         model.gate.clear()
-        until(lambda: gc.collect() >= 0 and not any(ref() for ref in refs))
+        await_end_of(*refs)
     batcher.close()
 
 
@@ -318,7 +326,7 @@ def test_outputs_go_when_their_last_row_was_read() -> None:
     futures = [batcher.submit(ROW) for _ in range(3)]
     kept = [future.result(PATIENCE) for future in futures]
     assert len(kept) == 3
-    until(lambda: not any(ref() is not None for ref in outputs))
+    await_end_of(*outputs)
     batcher.close()
 
 
@@ -350,9 +358,9 @@ def test_answers_that_nobody_reads_go_with_their_futures() -> None:
 
     batcher = Batcher(model)
     futures = [batcher.submit(ROW) for _ in range(3)]
-    until(lambda: all(future.done() for future in futures))
-    del futures
-    until(lambda: not any(ref() is not None for ref in outputs))
+    until(lambda: batcher.statistics().completed == 3)
+    futures.clear()
+    await_end_of(*outputs)
     batcher.close()
 
 
@@ -371,7 +379,7 @@ def test_submitted_objects_go_when_they_are_answered(executor: Any) -> None:
     refs = [weakref.ref(thing) for thing in things]
     futures = [batcher.submit(things.pop()) for _ in range(5)]
     assert [future.result(PATIENCE) for future in futures] == [1] * 5
-    until(lambda: not any(ref() for ref in refs))
+    await_end_of(*refs)
     batcher.close()
 
 
@@ -424,7 +432,7 @@ def test_the_models_exception_goes_when_nobody_looks_at_it() -> None:
     with pytest.raises(ModelError):
         future.result(PATIENCE)
     del future
-    until(lambda: gc.collect() >= 0 and errors[0]() is None)
+    await_end_of(*errors)
     batcher.close()
 
 
@@ -432,11 +440,11 @@ def test_the_models_exception_goes_when_nobody_looks_at_it() -> None:
 
 
 def native_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("close", [True, False])
@@ -485,7 +493,7 @@ def test_descriptors_do_not_leak_over_loops_that_close_too_early() -> None:
             loop.run_until_complete(ask())
         if value % 100 == 99:
             model.gate.set()
-            until(lambda value=value: batcher.statistics().completed == value + 1)
+            until(lambda: batcher.statistics().completed == batcher.statistics().submitted)
             model.gate.clear()
             gc.collect()
             counts.append(descriptors())

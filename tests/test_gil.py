@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import uvloop
 
-from tests.gated import PATIENCE, ROW, in_thread
+from tests.gated import ROW, in_thread
 from tidegate import Batcher, ModelPool
 
-WANTED = 300
+WANTED = 200
+PATIENCE = 7.0
 STEP = 0.0002
 
 

@@ -78,7 +78,7 @@ void test_waiting_without_threads() {
 /// `wake` against a thread that goes to sleep; a lost wake-up hangs.
 template <typename Wake>
 void race_with_sleeper(WaitResult expected, Wake wake) {
-    constexpr int kRounds = 2'000;
+    constexpr int kRounds = 8'000;
     std::vector<Batch*> batches;
     for (int i = 0; i < kRounds; ++i) batches.push_back(new Batch(2));
     race(

@@ -150,6 +150,29 @@ void test_closing_while_a_leader_runs() {
     }
 }
 
+void test_who_comes_late_does_not_lead_the_next_batch() {
+    Rig rig(Policy{});
+    Waiter waiter(rig.engine);
+    Executor& other = rig.engine.add_executor(ExecutorKind::Inline);
+    Reservation late;
+    CHECK(rig.reserve(1, 1, kNever, late) == Status::Ok);
+    rig.keep(late, 1);
+    // What commit_or_lead() does first. Before it comes to the rest, the batch is run by another
+    // executor, and its buffer is open for the next.
+    late.slab->commit(1);
+    CHECK(rig.run(other) == Rows{1});
+    Reservation next;
+    CHECK(rig.reserve(1, 1, kNever, next) == Status::Ok);
+    CHECK(next.slab == late.slab && next.batch != late.batch);
+    rig.keep(next, 2);
+    Executor* executor = nullptr;
+    Taken taken;
+    // It commits once more, which stands for the second row's commit.
+    CHECK(!rig.engine.commit_or_lead(rig.lane, late, executor, taken));
+    CHECK(waiter.status() == Status::Ok);
+    CHECK(rig.run(waiter.executor) == Rows{2});
+}
+
 /// With the real clock and timer: a row that came while the executor was lent, under a policy that
 /// has a delay by then, would wait for ever if nobody armed the timer.
 void test_a_delay_that_comes_while_a_leader_runs_is_kept() {
@@ -187,5 +210,6 @@ int main() {
     test_rows_that_came_meanwhile_go_to_the_executor();
     test_a_leader_may_go_on_with_a_full_batch();
     test_closing_while_a_leader_runs();
+    test_who_comes_late_does_not_lead_the_next_batch();
     test_a_delay_that_comes_while_a_leader_runs_is_kept();
 }

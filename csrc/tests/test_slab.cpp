@@ -1,12 +1,13 @@
 // Slots are handed out once, contiguously, never after the seal and never beyond the limit.
 #include <atomic>
-#include <thread>
 #include <vector>
 
 #include "check.hpp"
+#include "race.hpp"
 #include "tidegate/slab.hpp"
 
 using namespace tidegate;
+using tidegate::testing::race;
 
 namespace {
 
@@ -113,40 +114,41 @@ void test_memory_can_be_taken_and_replaced() {
 }
 
 void test_threads_never_share_a_slot() {
-    constexpr std::uint32_t kCapacity = 64;
-    constexpr int kThreads = 4;
+    constexpr std::uint32_t kCapacity = 512;
+    constexpr int kRounds = 300;
     OpenSlab held(kCapacity);
-    for (int round = 0; round < 300; ++round) {
-        held.open(kCapacity);
-        std::vector<std::atomic<int>> owners(kCapacity);
-        std::atomic<std::uint32_t> total{0};
-        std::vector<std::thread> threads;
-        for (int number = 0; number < kThreads; ++number) {
-            threads.emplace_back([&, number] {
-                std::uint32_t index = 0;
-                const auto most = static_cast<std::uint32_t>(1 + number);
-                while (const std::uint32_t count = held.slab.reserve(1, most, index)) {
-                    for (std::uint32_t row = index; row < index + count; ++row) {
-                        CHECK_EQUAL(owners[row].exchange(number + 1), 0);
-                    }
-                    total += count;
-                    held.slab.commit(count);
-                    std::this_thread::yield();
-                }
-            });
+    std::vector<std::atomic<int>> owners(kCapacity);
+    std::uint32_t totals[2] = {};
+    const auto grab = [&](int number) {
+        std::uint32_t index = 0;
+        totals[number] = 0;
+        const auto most = static_cast<std::uint32_t>(1 + number);
+        while (const std::uint32_t count = held.slab.reserve(1, most, index)) {
+            for (std::uint32_t row = index; row < index + count; ++row) {
+                CHECK_EQUAL(owners[row].exchange(number + 1), 0);
+            }
+            totals[number] += count;
+            held.slab.commit(count);
         }
-        // Sealed somewhere in the middle: what was reserved before stays, nothing comes after.
-        while (held.slab.reserved() < static_cast<std::uint32_t>(round % kCapacity)) {
-            std::this_thread::yield();
-        }
-        const std::uint32_t sealed = held.slab.seal();
-        held.slab.wait_committed(sealed);
-        for (std::thread& thread : threads) thread.join();
-        CHECK_EQUAL(total.load(), sealed);
-        for (std::uint32_t row = 0; row < kCapacity; ++row) {
-            CHECK_EQUAL(owners[row].load() != 0, row < sealed);
-        }
-    }
+    };
+    std::uint32_t sealed = 0;
+    held.open(kCapacity);
+    race(
+        kRounds, [&](int) { grab(0); },
+        [&](int round) {
+            // Sealed somewhere in the middle: what was reserved before stays, nothing comes after.
+            if (round % 2 == 0) sealed = held.slab.seal();
+            grab(1);
+        },
+        [&](int round) {
+            if (round % 2 != 0) sealed = held.slab.seal();
+            held.slab.wait_committed(sealed);
+            CHECK_EQUAL(totals[0] + totals[1], sealed);
+            for (std::uint32_t row = 0; row < kCapacity; ++row) {
+                CHECK_EQUAL(owners[row].exchange(0) != 0, row < sealed);
+            }
+            held.open(kCapacity);
+        });
 }
 
 }  // namespace

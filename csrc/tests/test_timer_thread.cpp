@@ -153,25 +153,30 @@ void test_the_delay_is_kept() {
 
 /// Deadlines that pass while others are still being set: none is forgotten.
 void test_deadlines_are_kept() {
-    LiveEngine live(Policy{.max_batch_size = 16, .max_queue_size = 100'000});
+    LiveEngine live(Policy{.max_batch_size = 512, .max_queue_size = 100'000});
     std::vector<std::thread> threads;
     for (unsigned seed = 1; seed <= 3; ++seed) {
         threads.emplace_back([&live, seed] {
             std::minstd_rand random(seed);
-            for (int i = 0; i < 1'500; ++i) {
-                const Nanos deadline = steady.now() + static_cast<Nanos>(random() % 50'000);
-                const Reservation reservation = live.submit(deadline);
-                // There is no executor: only the timer can end this, or it hangs.
-                CHECK(reservation.batch->wait(reservation.index, kNever, 0, steady) ==
-                      WaitResult::Settled);
-                CHECK(reservation.batch->slot(reservation.index) == SlotState::Expired);
-                CHECK(steady.now() >= deadline, "not early");
-                reservation.batch->release();
+            for (int burst = 0; burst < 400; ++burst) {
+                std::vector<Reservation> reservations;
+                for (int row = 0; row < 12; ++row) {
+                    reservations.push_back(
+                        live.submit(steady.now() + static_cast<Nanos>(random() % 20'000)));
+                }
+                // There is no executor: only the timer can end these, or it hangs.
+                for (const Reservation& reservation : reservations) {
+                    CHECK(reservation.batch->wait(reservation.index, kNever, 0, steady) ==
+                          WaitResult::Settled);
+                    CHECK(reservation.batch->slot(reservation.index) == SlotState::Expired);
+                    CHECK(steady.now() >= reservation.deadline, "not early");
+                    reservation.batch->release();
+                }
             }
         });
     }
     for (std::thread& thread : threads) thread.join();
-    CHECK_EQUAL(live.engine.statistics().expired, 4'500u);
+    CHECK_EQUAL(live.engine.statistics().expired, 3u * 400u * 12u);
 }
 
 }  // namespace

@@ -91,6 +91,8 @@ cdef enum:
 # takes half the time of a copy.
 cdef enum:
     SMALL_OUTPUTS = 65536
+cdef enum:
+    SMALL_ANSWER = 4096
 
 cdef extern from *:
     """

@@ -8,27 +8,33 @@ cdef enum:
     LIST_OUTPUT = 4
 
 
+cdef object _copy_contiguous(cnp.ndarray array, char* data, int ndim, cnp.npy_intp* shape):
+    """A new array of what lies contiguously at `data` in `array`; no Python objects.
+
+    A tenth of what PyArray_NewCopy takes.
+    """
+    cdef cnp.dtype dtype = <cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)
+    Py_INCREF(dtype)  # PyArray_NewFromDescr steals it
+    copy = PyArray_NewFromDescr(&PyArray_Type, dtype, ndim, shape, NULL, NULL, 0, NULL)
+    memcpy(cnp.PyArray_DATA(<cnp.ndarray>copy), data,
+           <size_t>cnp.PyArray_NBYTES(<cnp.ndarray>copy))
+    return copy
+
+
 cdef object _row(cnp.ndarray array, uint32_t index, bint copy):
     """Row `index` of an output array; a scalar if the array has one axis."""
     cdef char* data = <char*>cnp.PyArray_DATA(array) + index * cnp.PyArray_STRIDE(array, 0)
     cdef int ndim = cnp.PyArray_NDIM(array)
-    cdef cnp.dtype dtype
+    cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(array) + 1
     if ndim == 1:
         return PyArray_ToScalar(data, array)
-    if not copy and PyArray_IS_C_CONTIGUOUS(array):
-        # Without strides NumPy need not look whether they are contiguous.
-        return _view(array, data, ndim - 1, cnp.PyArray_DIMS(array) + 1, NULL)
-    if copy and PyArray_IS_C_CONTIGUOUS(array) and not PyDataType_REFCHK(
-            <cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)):
-        # A tenth of what PyArray_NewCopy takes.
-        dtype = <cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)
-        Py_INCREF(dtype)  # PyArray_NewFromDescr steals it
-        row = PyArray_NewFromDescr(&PyArray_Type, dtype, ndim - 1, cnp.PyArray_DIMS(array) + 1,
-                                   NULL, NULL, 0, NULL)
-        memcpy(cnp.PyArray_DATA(<cnp.ndarray>row), data,
-               <size_t>cnp.PyArray_NBYTES(<cnp.ndarray>row))
-        return row
-    row = _view(array, data, ndim - 1, cnp.PyArray_DIMS(array) + 1, cnp.PyArray_STRIDES(array) + 1)
+    if PyArray_IS_C_CONTIGUOUS(array):
+        if not copy:
+            # Without strides NumPy need not look whether they are contiguous.
+            return _view(array, data, ndim - 1, shape, NULL)
+        if not PyDataType_REFCHK(<cnp.dtype><PyObject*>cnp.PyArray_DESCR(array)):
+            return _copy_contiguous(array, data, ndim - 1, shape)
+    row = _view(array, data, ndim - 1, shape, cnp.PyArray_STRIDES(array) + 1)
     return cnp.PyArray_NewCopy(row, cnp.NPY_CORDER) if copy else row
 
 
@@ -50,14 +56,11 @@ cdef cnp.ndarray _output_array(object value, uint32_t rows):
     return array
 
 
-cdef bint _ours_alone(object array, object staging_arrays):
+cdef bint _ours_alone(object array, Staging staging):
     """True if nobody but the batch can write to the memory behind `array`."""
     cdef PyObject* base = cnp.PyArray_BASE(<cnp.ndarray>array)
-    if base == NULL:
+    if base == NULL or staging.owns(array):
         return True
-    for staged in staging_arrays:
-        if base == <PyObject*>staged:
-            return True
     # A reshaped temporary: its base is held by the array alone.
     return (cnp.PyArray_CheckExact(<object>base)
             and cnp.PyArray_BASE(<cnp.ndarray>base) == NULL and Py_REFCNT(base) == 1)
@@ -130,10 +133,20 @@ cdef class BatchState:
         return 0
 
     cdef object _own(self, object array, Staging staging, bint alone):
-        """The array itself if nobody else can change it, nor one row another, else a copy."""
+        """The array itself if nobody else can change it, nor one row another, else a copy.
+
+        An answer in the staging memory itself keeps that from being used again; if it is small,
+        copying it is cheaper than new staging memory.
+        """
+        if (cnp.PyArray_NBYTES(<cnp.ndarray>array) <= SMALL_ANSWER and staging.owns(array)
+                and PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>array)):
+            return _copy_contiguous(<cnp.ndarray>array,
+                                    <char*>cnp.PyArray_DATA(<cnp.ndarray>array),
+                                    cnp.PyArray_NDIM(<cnp.ndarray>array),
+                                    cnp.PyArray_DIMS(<cnp.ndarray>array))
         cdef bint shared_rows = (cnp.PyArray_DIM(<cnp.ndarray>array, 0) > 1
                                  and cnp.PyArray_STRIDE(<cnp.ndarray>array, 0) == 0)
-        if alone and not shared_rows and _ours_alone(array, staging.arrays):
+        if alone and not shared_rows and _ours_alone(array, staging):
             return array
         return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
 

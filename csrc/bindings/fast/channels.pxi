@@ -174,10 +174,12 @@ cdef class LoopChannel(Channel):
     """The channel of one asyncio event loop, woken through its reader."""
     cdef object loop
     cdef object finished  # a finished asyncio future: the C task's fast way to be woken
+    cdef object context
     cdef bint direct
 
     def __init__(self, loop):
         self.loop = loop
+        self.context = contextvars.Context()
         self.open(False)
         self.finished = _asyncio.Future(loop=loop)
         self.finished.set_result(None)

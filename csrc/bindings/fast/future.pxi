@@ -101,6 +101,9 @@ cdef class Future:
         if self.state == ANSWERED:
             return self.value
         if self.state == FAILED:
+            if awaited and isinstance(self.value, StopIteration):
+                # Out of an await it would end the coroutine as if it had returned.
+                raise RuntimeError("the request ended with a StopIteration") from self.value
             raise self.value
         if awaited or self.channel is not None:
             raise self._make_cancelled_error()

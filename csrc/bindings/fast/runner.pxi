@@ -16,6 +16,7 @@ cdef class Runner:
     cdef object lease          # of a pool's instance: acquire() and release(), or None
     cdef unsigned long thread  # the thread that runs it now, else 0
     cdef object interrupt      # a BaseException out of the model, for the thread that led
+    cdef object callback       # run_scheduled, bound once
     cdef dict scheduled        # executor="inline": loops that will call run_scheduled()
 
     def __init__(self, Session session not None, model, lease, bint inline):
@@ -23,6 +24,7 @@ cdef class Runner:
         self.model = model
         self.lease = lease
         self.scheduled = {}
+        self.callback = self.run_scheduled
         self.executor = session.w.add_executor(
             session.engine, ExecutorKind.Inline if inline else ExecutorKind.Thread)
         session.runners.append(self)
@@ -140,7 +142,8 @@ cdef class Runner:
         """Has the loop run what was submitted, once per iteration."""
         if channel not in self.scheduled:
             self.scheduled[channel] = []
-            channel.loop.call_soon(self.run_scheduled, channel)
+            # With a context of its own the loop need not copy ours.
+            channel.loop.call_soon(self.callback, channel, context=channel.context)
         return 0
 
     cdef bint will_run(self, Channel channel, BatchState batch) except -1:

@@ -235,6 +235,14 @@ cdef class Staging:
             return tuple(views)
         return dict(zip(self.schema.keys, views))
 
+    cdef bint owns(self, object array):
+        """True if `array` is a view of the memory."""
+        cdef PyObject* base = cnp.PyArray_BASE(<cnp.ndarray>array)
+        for staged in self.arrays:
+            if base == <PyObject*>staged:
+                return True
+        return False
+
     cdef bint shared(self):
         """True if anybody else still refers to the memory, so that it cannot be used again."""
         for array in self.arrays:
