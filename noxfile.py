@@ -15,10 +15,9 @@ nox.needs_version = ">=2024.10"
 nox.options.sessions = ["lint", "types", "stubs", "tests", "cpp"]
 nox.options.reuse_existing_virtualenvs = True
 
-# Paths of somebody's machine, and hosts that a package index happened to have: neither belongs in
-# a repository. Written so that no pattern matches its own text.
-FOREIGN = r"/(work|farm|root|opt/pypi[a-z-]*)/|/home/[a-z]+/|pypi\.org|pythonhosted\.org"
-
+# Paths of somebody's machine and hosts of a package index do not belong in a repository. Written
+# so that the pattern does not match its own text.
+FOREIGN = r"/(work|root|home/[a-z]+)/|pypi\.org|pythonhosted\.org"
 
 # The linters read sources only, so their session need not compile the package.
 EXTRAS = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]

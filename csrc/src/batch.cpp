@@ -8,7 +8,7 @@
 namespace tidegate {
 
 Batch::Batch(std::uint32_t capacity)
-    : capacity_(capacity), slots_(new std::atomic<SlotState>[capacity]{}) {}
+    : capacity_(capacity), slots_(new std::atomic<SlotState>[capacity] {}) {}
 
 Batch::~Batch() = default;
 

@@ -163,8 +163,8 @@ void Engine::close(bool drain) noexcept {
 }
 
 void Engine::end_running() noexcept {
-    // seq_cst, a Dekker pair with close() and wait_drained(): either that sees the count fall, or we
-    // see the closing.
+    // seq_cst, a Dekker pair with close() and wait_drained(): either that sees the count fall, or
+    // we see the closing.
     running_.fetch_sub(1, std::memory_order_seq_cst);
     if (phase_.load(std::memory_order_seq_cst) != Phase::Open) {
         drained_word_.fetch_add(1, std::memory_order_seq_cst);

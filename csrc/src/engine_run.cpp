@@ -54,8 +54,8 @@ Nanos Engine::next_due(Nanos now) const noexcept {
         Slab* open = lane->open.load(std::memory_order_relaxed);
         if (open == nullptr || open->reserved() == 0) continue;
         // seq_cst: pairs with reserve().
-        const Nanos due = add_saturating(open->oldest().load(std::memory_order_seq_cst),
-                                         policy_.max_queue_delay);
+        const Nanos due =
+            add_saturating(open->oldest().load(std::memory_order_seq_cst), policy_.max_queue_delay);
         // What is due already is dispatched at once and needs no timer.
         if (due > now) next = std::min(next, due);
     }
@@ -177,14 +177,14 @@ Lane* Engine::pick(Nanos now) noexcept {
 
 void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
                        Nanos now) noexcept {
-    taken = {&lane,           &slab, slab.batch(), slab.owner(), nullptr,
-             slab.reserved(), DispatchReason::Full, now};
+    taken = {&lane,   &slab,           slab.batch(),         slab.owner(),
+             nullptr, slab.reserved(), DispatchReason::Full, now};
     if (lane.open.load(std::memory_order_relaxed) == &slab) {
         taken.reserved = slab.seal();
         lane.open.store(nullptr, std::memory_order_release);
         if (taken.reserved < policy_.max_batch_size) {
-            taken.reason = policy_.max_queue_delay == 0 ? DispatchReason::Idle
-                                                        : DispatchReason::Delay;
+            taken.reason =
+                policy_.max_queue_delay == 0 ? DispatchReason::Idle : DispatchReason::Delay;
         }
     } else {
         lane.ready.pop_front();
@@ -202,8 +202,8 @@ void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
 bool Engine::take(Executor& executor, Taken& taken, Nanos now) noexcept {
     Lane* lane = pick(now);
     if (lane == nullptr) return false;
-    Slab* slab = lane->ready.empty() ? lane->open.load(std::memory_order_relaxed)
-                                     : lane->ready.front();
+    Slab* slab =
+        lane->ready.empty() ? lane->open.load(std::memory_order_relaxed) : lane->ready.front();
     take_slab(*lane, *slab, executor, taken, now);
     return true;
 }
@@ -302,8 +302,8 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     const auto run = static_cast<std::uint64_t>(std::max<Nanos>(0, now - taken.started));
     for (std::uint32_t row = 0; row < taken.reserved; ++row) {
         if (batch.slot(row) == SlotState::Claimed) {
-            counters_.request_duration.record(static_cast<std::uint64_t>(
-                std::max<Nanos>(0, now - taken.slab->submitted(row))));
+            counters_.request_duration.record(
+                static_cast<std::uint64_t>(std::max<Nanos>(0, now - taken.slab->submitted(row))));
         }
     }
     const bool decided = batch.decide(outcome, status);  // not if it was abandoned

@@ -131,12 +131,10 @@ bool Engine::commit_or_lead(Lane& lane, Reservation& reservation, Executor*& exe
         Lock lock(mutex_);
         Executor* idle = policy_.caller_runs ? choose_idle() : nullptr;
         if (idle != nullptr && idle->kind == ExecutorKind::Thread && promised_ == 0 &&
-            lane.ready.empty() &&
-            lane.open.load(std::memory_order_relaxed) == reservation.slab &&
+            lane.ready.empty() && lane.open.load(std::memory_order_relaxed) == reservation.slab &&
             // Another executor may have run our batch meanwhile and the slab be open for the next.
             reservation.slab->batch() == reservation.batch &&
-            reservation.slab->reserved() == reservation.count &&
-            linger_.alone(reservation.count)) {
+            reservation.slab->reserved() == reservation.count && linger_.alone(reservation.count)) {
             leave_idle(*idle);
             idle->state = ExecutorState::Lent;
             idle->cycle_start = reservation.submitted;
@@ -162,8 +160,8 @@ bool Engine::has_room(Lane& lane, std::uint64_t rows) noexcept {
 
 Batch* Engine::pending_batch(Lane& lane) noexcept {
     const std::lock_guard lock(mutex_);
-    const Slab* slab = lane.ready.empty() ? lane.open.load(std::memory_order_relaxed)
-                                          : lane.ready.front();
+    const Slab* slab =
+        lane.ready.empty() ? lane.open.load(std::memory_order_relaxed) : lane.ready.front();
     Batch* const batch = slab == nullptr || slab->reserved() == 0 ? nullptr : slab->batch();
     if (batch != nullptr) batch->retain();
     return batch;

@@ -23,10 +23,9 @@ FutexResult futex_wait(std::atomic<std::uint32_t>& word, std::uint32_t expected,
         limit = &until;
     }
     // FUTEX_WAIT_BITSET takes an absolute deadline; plain FUTEX_WAIT a relative one.
-    const long answer =
-        syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word),
-                FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, limit, nullptr,
-                FUTEX_BITSET_MATCH_ANY);
+    const long answer = syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word),
+                                FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, expected, limit, nullptr,
+                                FUTEX_BITSET_MATCH_ANY);
     if (answer == 0) return FutexResult::Woken;
     if (errno == ETIMEDOUT) return FutexResult::TimedOut;
     if (errno == EINTR) return FutexResult::Interrupted;

@@ -56,8 +56,7 @@ void Linger::record_linger(std::uint32_t first, std::uint32_t rows, Nanos waited
 }
 
 Nanos Linger::longest() const noexcept {
-    return std::clamp(service_.load(std::memory_order_relaxed), 2 * kShortestGap,
-                      4 * kLongestGap);
+    return std::clamp(service_.load(std::memory_order_relaxed), 2 * kShortestGap, 4 * kLongestGap);
 }
 
 }  // namespace tidegate

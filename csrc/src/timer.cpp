@@ -2,6 +2,7 @@
 #include "tidegate/timer.hpp"
 
 #include <algorithm>
+#include <deque>
 #include <new>
 #include <utility>
 
@@ -67,7 +68,8 @@ void Timer::forget_thread() noexcept {
     stopping_.store(true, std::memory_order_relaxed);
     new (&start_mutex_) std::mutex;  // as it may have been held
     // Kept for ever: a handle of a thread that this process does not have must not be touched.
-    static_cast<void>(new std::thread(std::move(thread_)));
+    static auto* const forgotten = new std::deque<std::thread>;
+    forgotten->push_back(std::move(thread_));
 }
 
 }  // namespace tidegate

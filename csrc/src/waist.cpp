@@ -24,30 +24,34 @@ std::vector<Notice>& taken_notices() {
 constexpr Waist kWaist = {
     .now = [](Engine* engine) noexcept { return engine->clock().now(); },
 
-    .reserve = [](Engine* engine, Lane* lane, std::uint32_t least, std::uint32_t most,
-                  Nanos deadline, Reservation* reservation) noexcept {
-        return engine->reserve(*lane, least, most, deadline, *reservation);
-    },
+    .reserve =
+        [](Engine* engine, Lane* lane, std::uint32_t least, std::uint32_t most, Nanos deadline,
+           Reservation* reservation) noexcept {
+            return engine->reserve(*lane, least, most, deadline, *reservation);
+        },
     .commit = [](Engine* engine, Lane* lane,
                  Reservation* reservation) noexcept { engine->commit(*lane, *reservation); },
-    .commit_or_lead = [](Engine* engine, Lane* lane, Reservation* reservation, Executor** executor,
-                         Taken* taken) noexcept {
-        return engine->commit_or_lead(*lane, *reservation, *executor, *taken);
-    },
+    .commit_or_lead =
+        [](Engine* engine, Lane* lane, Reservation* reservation, Executor** executor,
+           Taken* taken) noexcept {
+            return engine->commit_or_lead(*lane, *reservation, *executor, *taken);
+        },
     .has_room = [](Engine* engine, Lane* lane,
                    std::uint64_t rows) noexcept { return engine->has_room(*lane, rows); },
-    .add_lane = [](Engine* engine, const std::size_t* row_bytes, std::size_t columns) noexcept {
-        return &engine->add_lane({row_bytes, row_bytes + columns});
-    },
-    .add_buffer = [](Engine* engine, Lane* lane, std::uint32_t capacity, char* const* columns,
-                     std::size_t count, void* owner) noexcept {
-        std::vector<std::byte*> pointers;
-        pointers.reserve(count);
-        for (std::size_t i = 0; i < count; ++i) {
-            pointers.push_back(reinterpret_cast<std::byte*>(columns[i]));
-        }
-        return engine->add_buffer(*lane, capacity, std::move(pointers), owner);
-    },
+    .add_lane =
+        [](Engine* engine, const std::size_t* row_bytes, std::size_t columns) noexcept {
+            return &engine->add_lane({row_bytes, row_bytes + columns});
+        },
+    .add_buffer =
+        [](Engine* engine, Lane* lane, std::uint32_t capacity, char* const* columns,
+           std::size_t count, void* owner) noexcept {
+            std::vector<std::byte*> pointers;
+            pointers.reserve(count);
+            for (std::size_t i = 0; i < count; ++i) {
+                pointers.push_back(reinterpret_cast<std::byte*>(columns[i]));
+            }
+            return engine->add_buffer(*lane, capacity, std::move(pointers), owner);
+        },
     .max_batch_size = [](Engine* engine) noexcept { return engine->max_batch_size(); },
     .pending_batch = [](Engine* engine,
                         Lane* lane) noexcept { return engine->pending_batch(*lane); },
@@ -55,9 +59,8 @@ constexpr Waist kWaist = {
                          std::uint64_t rows) noexcept { engine->count_rejected(rows); },
     .forked = [](Engine* engine) noexcept { return engine->forked(); },
     .mark_forked = [](Engine* engine) noexcept { engine->mark_forked(); },
-    .take_orphans = [](Engine* engine, void** into, std::size_t most) noexcept {
-        return engine->take_orphans(into, most);
-    },
+    .take_orphans = [](Engine* engine, void** into,
+                       std::size_t most) noexcept { return engine->take_orphans(into, most); },
 
     .add_executor = [](Engine* engine,
                        ExecutorKind kind) noexcept { return &engine->add_executor(kind); },
@@ -77,12 +80,12 @@ constexpr Waist kWaist = {
     .keeps_memory = [](Engine* engine,
                        const Taken* taken) noexcept { return engine->keeps_memory(*taken); },
     .detach = [](Taken* taken) noexcept { return taken->slab->detach(); },
-    .finish = [](Engine* engine, Executor* executor, Taken* taken, Outcome outcome,
-                 std::int32_t status, std::uint32_t failed_rows) noexcept {
-        engine->finish(*executor, *taken, outcome, status, failed_rows);
-    },
-    .give_back = [](Engine* engine,
-                    Executor* executor) noexcept { engine->give_back(*executor); },
+    .finish =
+        [](Engine* engine, Executor* executor, Taken* taken, Outcome outcome, std::int32_t status,
+           std::uint32_t failed_rows) noexcept {
+            engine->finish(*executor, *taken, outcome, status, failed_rows);
+        },
+    .give_back = [](Engine* engine, Executor* executor) noexcept { engine->give_back(*executor); },
     .want_gil = [](Engine* engine,
                    Executor* executor) noexcept { return engine->want_gil(*executor); },
     .got_gil = [](Engine* engine, Executor* executor,
@@ -99,20 +102,21 @@ constexpr Waist kWaist = {
     .batch_status = [](const Batch* batch) noexcept { return batch->model_status(); },
     .batch_settle = [](Engine* engine, Batch* batch, std::uint32_t index,
                        SlotState state) noexcept { return engine->settle(*batch, index, state); },
-    .batch_wait = [](Engine* engine, Batch* batch, std::uint32_t index, Nanos deadline) noexcept {
-        return batch->wait(index, deadline, engine->waits_are_short() ? kWaitSpin : 0,
-                           engine->clock());
-    },
+    .batch_wait =
+        [](Engine* engine, Batch* batch, std::uint32_t index, Nanos deadline) noexcept {
+            return batch->wait(index, deadline, engine->waits_are_short() ? kWaitSpin : 0,
+                               engine->clock());
+        },
     .batch_subscribe = [](Batch* batch, Port* port,
                           void* token) noexcept { return batch->subscribe(*port, token); },
     .batch_unsubscribe = [](Batch* batch,
                             Port* port) noexcept { return batch->unsubscribe(*port); },
     .batch_tenant = [](const Batch* batch) noexcept { return batch->tenant; },
-    .batch_set_tenant = [](Batch* batch, void* tenant, void* const* outputs,
-                           std::size_t count) noexcept {
-        batch->tenant = tenant;
-        batch->outputs.assign(outputs, outputs + count);
-    },
+    .batch_set_tenant =
+        [](Batch* batch, void* tenant, void* const* outputs, std::size_t count) noexcept {
+            batch->tenant = tenant;
+            batch->outputs.assign(outputs, outputs + count);
+        },
 
     .port_new = [](bool blocking) noexcept -> Port* {
         try {
@@ -124,12 +128,13 @@ constexpr Waist kWaist = {
     .port_release = [](Port* port) noexcept { port->release(); },
     .port_descriptor = [](const Port* port) noexcept { return port->descriptor(); },
     .port_post = [](Port* port, Notice notice) noexcept { port->post(notice); },
-    .port_take = [](Port* port, const Notice** notices) noexcept {
-        std::vector<Notice>& taken = taken_notices();
-        port->take(taken);
-        *notices = taken.data();
-        return taken.size();
-    },
+    .port_take =
+        [](Port* port, const Notice** notices) noexcept {
+            std::vector<Notice>& taken = taken_notices();
+            port->take(taken);
+            *notices = taken.data();
+            return taken.size();
+        },
 
     .gate_add_port = [](Port* port) noexcept { Gate::instance().add_port(*port); },
     .gate_remove_port = [](Port* port) noexcept { Gate::instance().remove_port(*port); },

@@ -49,15 +49,15 @@ void check_equal(const A& left, const B& right, const char* text, const char* fi
 }  // namespace tidegate::testing
 
 /// CHECK(condition) or CHECK(condition, "why it should hold").
-#define CHECK(condition, ...)                                                           \
-    do {                                                                                \
-        if (!(condition)) {                                                             \
-            ::tidegate::testing::fail(__FILE__, __LINE__,                               \
+#define CHECK(condition, ...)                                                                     \
+    do {                                                                                          \
+        if (!(condition)) {                                                                       \
+            ::tidegate::testing::fail(__FILE__, __LINE__,                                         \
                                       std::string(#condition " does not hold" __VA_OPT__(": ")) + \
-                                          std::string(__VA_ARGS__));                    \
-        }                                                                               \
+                                          std::string(__VA_ARGS__));                              \
+        }                                                                                         \
     } while (false)
 
 /// CHECK_EQUAL(value, expected) prints both.
-#define CHECK_EQUAL(left, right)                                                              \
+#define CHECK_EQUAL(left, right) \
     ::tidegate::testing::check_equal((left), (right), #left " == " #right, __FILE__, __LINE__)

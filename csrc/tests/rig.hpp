@@ -143,8 +143,8 @@ class Rig {
     void check_counters() const {
         const Statistics s = engine.statistics();
         CHECK_EQUAL(s.submitted, requests_.size());
-        CHECK_EQUAL(s.submitted, s.completed + s.failed + s.cancelled + s.expired + s.closed +
-                                     waiting());
+        CHECK_EQUAL(s.submitted,
+                    s.completed + s.failed + s.cancelled + s.expired + s.closed + waiting());
     }
     /// Rows that still wait: the queue less those that were settled while they waited.
     std::uint64_t waiting() const {

@@ -25,7 +25,7 @@ using Random = std::minstd_rand;
 /// True once in `n` times on average.
 inline bool one_in(Random& random, unsigned n) { return random() % n == 0; }
 
-// -- rows ------------------------------------------------------------------------------------------
+// -- rows --
 
 /// Two columns, so that a row moves in all of them or is noticed.
 inline constexpr std::size_t kFirstWords = 5;
@@ -69,7 +69,8 @@ inline int model(std::int64_t rows, const void* const* inputs, Answers& answers,
     for (std::int64_t row = 0; row < rows; ++row) {
         Row& out = answers.rows[static_cast<std::size_t>(row)];
         for (std::size_t word = 0; word < kFirstWords; ++word) out[word] = answer_to(*first++);
-        for (std::size_t word = kFirstWords; word < kWords; ++word) out[word] = answer_to(*second++);
+        for (std::size_t word = kFirstWords; word < kWords; ++word)
+            out[word] = answer_to(*second++);
         const bool error = picky && one_in(random, 3);
         answers.errors[static_cast<std::size_t>(row)] = error;
         errors += error;
@@ -98,7 +99,7 @@ struct Instance {
     }
 };
 
-// -- one configuration -----------------------------------------------------------------------------
+// -- one configuration --
 
 enum class Kind { Threads, Inline, Native };
 enum class Ending { Drain, Refuse, DrainThenRefuse, Abandon };
@@ -109,7 +110,7 @@ struct Config {
     Kind kind = Kind::Threads;
     unsigned executors = 1;
     unsigned producers = 1;
-    unsigned requests = 0;   // of each producer
+    unsigned requests = 0;    // of each producer
     unsigned model_time = 0;  // 0 none, 1 a yield, 2 up to 100 us
     bool resize = false;
     bool close_early = false;
@@ -153,7 +154,7 @@ inline Config random_config(unsigned seed, unsigned requests) {
     return config;
 }
 
-// -- the account -----------------------------------------------------------------------------------
+// -- the account --
 
 /// What the callers saw; in the end the engine must have counted the same.
 struct Account {

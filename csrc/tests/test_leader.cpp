@@ -25,8 +25,7 @@ Attempt attempt(Rig& rig, std::uint64_t value, Nanos deadline = kNever) {
     Reservation reservation;
     CHECK(rig.reserve(1, 1, deadline, reservation) == Status::Ok);
     attempt.request = rig.keep(reservation, value);
-    attempt.led =
-        rig.engine.commit_or_lead(rig.lane, reservation, attempt.executor, attempt.taken);
+    attempt.led = rig.engine.commit_or_lead(rig.lane, reservation, attempt.executor, attempt.taken);
     return attempt;
 }
 
@@ -64,7 +63,8 @@ void test_who_does_not_lead() {
     {
         Rig rig(Policy{});
         Waiter waiter(rig.engine);
-        CHECK(!attempt(rig, 1, rig.clock.now() + kMillisecond).led, "its deadline could not be kept");
+        CHECK(!attempt(rig, 1, rig.clock.now() + kMillisecond).led,
+              "its deadline could not be kept");
         CHECK(waiter.status() == Status::Ok);
     }
     {

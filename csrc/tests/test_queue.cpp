@@ -135,7 +135,8 @@ void test_whom_to_wait_for_when_the_queue_is_full() {
 }
 
 void test_a_batch_that_cannot_grow_is_not_held_back() {
-    // The queue is full before the batch is: nothing more can come, so there is nothing to wait for.
+    // The queue is full before the batch is: nothing more can come, so there is nothing to wait
+    // for.
     Rig rig(Policy{.max_batch_size = 8, .max_queue_delay = kMillisecond, .max_queue_size = 2});
     Executor& executor = rig.engine.add_executor(ExecutorKind::Inline);
     Taken taken;

@@ -5,13 +5,12 @@
 //
 // Each configuration follows from its seed; the environment's TIDEGATE_STRESS_SCALE multiplies
 // their number. Run under ThreadSanitizer it must fail in a build with TIDEGATE_WEAKEN_COMMIT.
-#include "stress.hpp"
-
 #include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
 
+#include "stress.hpp"
 #include "tidegate/native_executor.hpp"
 
 using namespace tidegate;
@@ -62,7 +61,7 @@ class Stress {
     }
 
   private:
-    // -- executors -----------------------------------------------------------------------------
+    // -- executors --
 
     void start_executors() {
         for (unsigned number = 0; number < config_.executors; ++number) {
@@ -157,7 +156,7 @@ class Stress {
         engine_.give_back(executor);
     }
 
-    // -- producers -----------------------------------------------------------------------------
+    // -- producers --
 
     /// Reserves, copies and commits `least` to `most` rows; Ok adds them to `pending`.
     Status submit(Random& random, std::uint64_t& key, std::uint32_t least, std::uint32_t most,
@@ -209,8 +208,8 @@ class Stress {
             while (pending.size() < rows) {
                 const auto left = static_cast<std::uint32_t>(rows - pending.size());
                 const std::uint32_t most = style < 4 ? left : 1;
-                const Status status =
-                    submit(random, key, together ? std::min(left, 8u) : 1, most, style == 0, pending);
+                const Status status = submit(random, key, together ? std::min(left, 8u) : 1, most,
+                                             style == 0, pending);
                 if (status == Status::Ok) continue;
                 closed = status == Status::Closed;
                 if (closed || one_in(random, 2)) {
@@ -310,7 +309,7 @@ class Stress {
         CHECK_EQUAL(port.in_flight(), 0u);
     }
 
-    // -- what else happens ---------------------------------------------------------------------
+    // -- what else happens --
 
     void cancel_for_others() {
         for (;;) {

@@ -99,8 +99,7 @@ void test_a_stopped_timer_stays_stopped() {
 
 void test_without_a_thread_the_instant_is_noted() {
     Agenda agenda;
-    Timer timer(
-        steady, [&agenda](Nanos now) { return agenda.due(now); }, /*threaded=*/false);
+    Timer timer(steady, [&agenda](Nanos now) { return agenda.due(now); }, /*threaded=*/false);
     CHECK_EQUAL(timer.armed(), kNever);
     timer.arm(500);
     timer.arm(700);

@@ -1,4 +1,4 @@
-"""Dynamic batching for machine-learning inference, inside the process that receives the requests."""
+"""Dynamic batching for machine-learning inference, inside the process that is asked."""
 
 from tidegate._fast import Future
 from tidegate.batcher import Batcher
@@ -14,7 +14,7 @@ from tidegate.errors import (
     QueueFullError,
     TidegateError,
 )
-from tidegate.native import NativeModel
+from tidegate.native import NativeModel, include_dir
 from tidegate.pool import ModelPool
 from tidegate.specs import TensorSpec
 from tidegate.statistics import Statistics
@@ -38,4 +38,5 @@ __all__ = [
     "TensorSpec",
     "TidegateError",
     "batch",
+    "include_dir",
 ]

@@ -10,11 +10,19 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+)
 from typing import Any, Literal
 
 from tidegate import _engine, _fast
-from tidegate.errors import ConfigError, QueueFullError
+from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
 from tidegate.pool import Instance, ModelPool
 from tidegate.specs import Spec, check_spec
@@ -34,6 +42,9 @@ _EXIT_SECONDS = 1.0
 # What the core can count: rows of a batch, rows that wait.
 _MOST_ROWS = 2**20
 _MOST_WAITING = 2**62
+_NOTHING_TO_HOLD_BACK = (
+    "executor='inline' has no idle executor to hold back, so max_queue_delay must be 0"
+)
 
 
 class _Runtime:
@@ -103,10 +114,10 @@ class Batcher(_fast.Gateway):
     loops alike. Each caller gets its own row of the model's answer.
 
     Args:
-        model: A callable ``batch -> outputs``, a ModelPool, or a NativeModel. A batch looks like one
-            request with a leading axis of n rows, C-contiguous; it is valid during the call. The
-            answer is an array, or a tuple or mapping of arrays, whose first axis is n, or a list of
-            n objects. An exception in the list fails only its own request.
+        model: A callable ``batch -> outputs``, a ModelPool, or a NativeModel. A batch looks like
+            one request with a leading axis of n rows, C-contiguous; it is valid during the call.
+            The answer is an array, or a tuple or mapping of arrays, whose first axis is n, or a list
+            of n objects. An exception in the list fails only its own request.
         name: For messages and metrics.
         max_batch_size: Rows in a batch at most.
         max_queue_delay: Seconds that an idle executor is held back at most in the hope of a fuller
@@ -122,13 +133,14 @@ class Batcher(_fast.Gateway):
         collate: ``"stack"`` stacks arrays; ``"list"`` gives the model a list of arbitrary objects.
         default_timeout: Seconds that a request may wait in the queue; None for no limit.
         split_oversize: Whether ``submit_many`` may split its rows over several batches.
-        executor: ``"thread"`` runs each instance in a thread of its own; ``"inline"`` runs the model
-            on the event loop that submits, once per iteration, for models of a few microseconds.
+        executor: ``"thread"`` runs each instance in a thread of its own; ``"inline"`` runs the
+            model on the event loop that submits, once per iteration, for models of a few
+            microseconds.
         caller_runs: Whether a thread that waits in ``batcher(x)`` and is alone may run the model
             itself. Switch it off for models that are bound to a thread.
         outputs: Whether callers get ``"view"``s into the batch's outputs or ``"copy"``s; ``"auto"``
-            gives views while the whole batch's outputs are at most 64 KiB, since a view that is kept
-            keeps all of them.
+            gives views while the whole batch's outputs are at most 64 KiB, since a view that is
+            kept keeps all of them.
 
     Raises:
         ConfigError: A setting has a value that it cannot have.
@@ -180,6 +192,8 @@ class Batcher(_fast.Gateway):
             )
         if executor == "inline" and self._pool is not None and len(self._pool) != 1:
             raise ConfigError("executor='inline' runs one instance; the pool has more")
+        if executor == "inline" and policy.max_queue_delay > 0:
+            raise ConfigError(_NOTHING_TO_HOLD_BACK)
         session = _fast.Session(
             self._runtime.engine.capsule(),
             self._name,
@@ -188,6 +202,7 @@ class Batcher(_fast.Gateway):
             outputs,
             None if native is None else native.outputs,
         )
+        self._default_timeout = default_timeout
         self._open(session, default_timeout, overflow == "block", bool(split_oversize))
         self._model = model  # a NativeModel's code must outlive its thread
         self._start(model, session, executor == "inline")
@@ -211,26 +226,28 @@ class Batcher(_fast.Gateway):
                 self._runtime.start(runner, number)
         self._runtime.inline = inline
 
-    # -- requests; submit(), submit_many() and __call__() are inherited ---------------------------
+    # -- requests; submit(), submit_many() and __call__() are inherited --
 
     def predict_async(self, x: Any, *, timeout: float | None = None) -> Awaitable[Any]:
         """Runs one request from an event loop: ``y = await batcher.predict_async(x)``.
 
-        Like ``await batcher.submit(x)``, but with ``overflow="block"`` it waits for room in the queue.
+        Like ``await batcher.submit(x)``, but with ``overflow="block"`` it waits for room.
         Arguments and errors are those of submit().
         """
-        try:
+        if not self._blocks:
             return self.submit(x, timeout=timeout)
+        try:
+            return self._offer(x, timeout)
         except QueueFullError:
-            if not self._blocks:
-                raise
-        return self._predict_when_there_is_room(x, timeout)
+            return self._predict_when_there_is_room(x, timeout)
 
     async def _predict_when_there_is_room(self, x: Any, timeout: float | None) -> Any:
         future = await self._submit_when_there_is_room(x, timeout)
         return await future
 
-    def map(self, rows: Iterable[Any], *, timeout: float | None = None) -> Iterator[Any]:
+    def map(
+        self, rows: Iterable[Any], *, timeout: float | None = None
+    ) -> Generator[Any, None, None]:
         """Runs many requests and yields their answers in order.
 
         A bounded number is in flight, so `rows` may be endless. It waits for room in the queue
@@ -247,7 +264,7 @@ class Batcher(_fast.Gateway):
                     yield flight.popleft().result()
                 while True:
                     try:
-                        flight.append(self.submit(x, timeout=timeout))
+                        flight.append(self._offer(x, timeout))
                         break
                     except QueueFullError:
                         if flight:
@@ -262,7 +279,7 @@ class Batcher(_fast.Gateway):
 
     async def amap(
         self, rows: Iterable[Any] | AsyncIterable[Any], *, timeout: float | None = None
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """map() for event loops; `rows` may be an async iterable."""
         flight: deque[_fast.Future] = deque()
         source = rows if isinstance(rows, AsyncIterable) else _as_async(rows)
@@ -278,17 +295,27 @@ class Batcher(_fast.Gateway):
                 future.cancel()
 
     async def _submit_when_there_is_room(self, x: Any, timeout: float | None) -> _fast.Future:
+        import asyncio  # here, since importing it takes longer than all of tidegate
+
+        if timeout is None:
+            timeout = self._default_timeout
+        end = None if timeout is None else time.monotonic() + timeout
         while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
             try:
-                return self.submit(x, timeout=timeout)
+                return self._offer(x, left)
             except QueueFullError:
                 room = self._session.wait_room()
-                if room is None:
-                    import asyncio  # here, since importing it takes longer than all of tidegate
-
-                    await asyncio.sleep(0)
-                else:
-                    await room
+            if room is None:
+                await asyncio.sleep(0)
+                continue
+            try:
+                await asyncio.wait_for(room, left)
+            except asyncio.TimeoutError:  # the builtin one only since 3.11
+                raise DeadlineError(
+                    f"the request's timeout passed while it waited for room in the queue of "
+                    f"{self._name!r}"
+                ) from None
 
     def _await_room(self) -> None:
         room = self._session.wait_room()
@@ -301,7 +328,7 @@ class Batcher(_fast.Gateway):
         batches = 2 * max(1, len(self._runtime.threads)) + 1
         return min(batches * policy.max_batch_size, policy.max_queue_size)
 
-    # -- settings, all of which may change while running -------------------------------------------
+    # -- settings, all of which may change while running --
 
     @property
     def name(self) -> str:
@@ -352,9 +379,12 @@ class Batcher(_fast.Gateway):
             "max_queue_size": policy.max_queue_size,
             "caller_runs": policy.caller_runs,
         }
-        self._runtime.engine.policy = _policy(**{**current, **changed})
+        policy = _policy(**{**current, **changed})
+        if self._runtime.inline and policy.max_queue_delay > 0:
+            raise ConfigError(_NOTHING_TO_HOLD_BACK)
+        self._runtime.engine.policy = policy
 
-    # -- inspection and ends of life ---------------------------------------------------------------
+    # -- inspection and ends of life --
 
     def statistics(self) -> Statistics:
         """A snapshot of what the batcher has done so far."""
@@ -415,11 +445,13 @@ async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
 
 def _choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ConfigError(f"{setting} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+        raise ConfigError(
+            f"{setting} must be one of {', '.join(map(repr, choices))}; got {value!r}"
+        )
 
 
 def _number(setting: str, value: Any) -> float:
-    if isinstance(value, numbers.Real) and value >= 0:
+    if isinstance(value, numbers.Real) and float(value) >= 0:
         return float(value)
     raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
 

@@ -10,8 +10,8 @@ TidegateError
 └── ModelError                        the model raised; its exception is the cause
     └── OutputError                   the model answered, but not one row per request
 
-Waiting too long in ``Future.result(timeout)`` is the builtin ``TimeoutError`` and leaves the request
-alone; a cancelled request raises ``CancelledError``, as asyncio and concurrent.futures do.
+Waiting too long in ``Future.result(timeout)`` is the builtin ``TimeoutError`` and leaves the
+request alone; a cancelled request raises ``CancelledError``, as asyncio and concurrent.futures do.
 """
 
 from __future__ import annotations

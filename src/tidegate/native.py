@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+from _ctypes import CFuncPtr
+from pathlib import Path
 from typing import Any
 
 from tidegate.errors import ConfigError
 from tidegate.specs import Spec, check_spec
 
-__all__ = ["NativeModel"]
+__all__ = ["NativeModel", "include_dir"]
 
 CAPSULE_NAME = b"tidegate_native_model"
 
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+def include_dir() -> str:
+    """The folder to compile a native model with: ``#include <tidegate/native_model.h>``."""
+    return str(Path(__file__).with_name("include"))
 
 
 class NativeModel:
@@ -53,7 +60,7 @@ def _address_of(function: Any) -> int:
     address: Any = None
     if isinstance(function, int) and not isinstance(function, bool):
         address = function
-    elif isinstance(function, ctypes._CFuncPtr):
+    elif isinstance(function, CFuncPtr):
         address = ctypes.cast(function, ctypes.c_void_p).value
     elif isinstance(getattr(function, "address", None), int):
         address = function.address

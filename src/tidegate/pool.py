@@ -36,6 +36,10 @@ class Instance:
         """Takes the instance; with ``blocking=False`` only if it is free."""
         return self._lock.acquire(blocking)
 
+    def acquire_any(self) -> Instance:
+        """Takes this instance or, while it is lent, whichever of the pool is free first."""
+        return self if self.acquire(blocking=False) else self._pool._take(None, even_closed=True)
+
     def release(self) -> None:
         """Gives the instance back."""
         self._lock.release()
@@ -128,11 +132,11 @@ class ModelPool:
         finally:
             instance.release()
 
-    def _take(self, timeout: float | None) -> Instance:
+    def _take(self, timeout: float | None, *, even_closed: bool = False) -> Instance:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._free:
             while True:
-                if self._closed:
+                if self._closed and not even_closed:
                     raise ClosedError(f"model pool {self.name!r} is closed")
                 # Counted first: whoever releases one from now on will notify.
                 self._waiting += 1

@@ -74,12 +74,13 @@ def check_spec(spec: Any) -> Spec:
     """Returns `spec` if it is a TensorSpec, or a tuple or mapping of them; raises ConfigError."""
     if isinstance(spec, TensorSpec):
         return spec
+    parts: list[Any] = []
     if isinstance(spec, Mapping):
-        if spec and all(isinstance(leaf, TensorSpec) for leaf in spec.values()):
-            return dict(spec)
-    elif isinstance(spec, (tuple, list)) and spec:
-        if all(isinstance(leaf, TensorSpec) for leaf in spec):
-            return spec if isinstance(spec, tuple) else tuple(spec)
+        parts = list(spec.values())
+    elif isinstance(spec, (tuple, list)):
+        parts = list(spec)
+    if parts and all(isinstance(leaf, TensorSpec) for leaf in parts):
+        return dict(spec) if isinstance(spec, Mapping) else tuple(parts)
     raise ConfigError(
         f"inputs must be a TensorSpec, or a tuple or mapping of TensorSpecs, got {spec!r}"
     )

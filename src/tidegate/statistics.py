@@ -59,8 +59,8 @@ class ExecutorStatistics:
 class Statistics:
     """What a batcher has done so far; all counts are rows unless said otherwise.
 
-    ``submitted`` rows end in exactly one of ``completed``, ``failed``, ``cancelled``, ``expired`` and
-    ``closed``, or are still waiting (``queue_depth``) or with the model.
+    ``submitted`` rows end in exactly one of ``completed``, ``failed``, ``cancelled``, ``expired``
+    and ``closed``, or are still waiting (``queue_depth``) or with the model.
 
     Attributes:
         submitted: Queued.

@@ -36,10 +36,9 @@ void EngineOwner::abandon_running() {
 bool EngineOwner::wait_drained(std::optional<double> timeout) {
     // In slices, so that Ctrl-C is heard.
     const Clock& clock = engine_.clock();
-    const Nanos deadline =
-        timeout && *timeout < 3e9
-            ? add_saturating(clock.now(), static_cast<Nanos>(*timeout * 1e9))
-            : kNever;
+    const Nanos deadline = timeout && *timeout < 3e9
+                               ? add_saturating(clock.now(), static_cast<Nanos>(*timeout * 1e9))
+                               : kNever;
     for (;;) {
         const Nanos slice = add_saturating(clock.now(), 200 * kMillisecond);
         const Nanos until = slice < deadline ? slice : deadline;
@@ -55,9 +54,9 @@ bool EngineOwner::wait_drained(std::optional<double> timeout) {
 }
 
 void EngineOwner::start_native(std::uintptr_t address, std::uintptr_t user_data) {
-    native_.push_back(std::make_unique<NativeExecutor>(
-        engine_, reinterpret_cast<tidegate_native_model>(address),
-        reinterpret_cast<void*>(user_data)));
+    native_.push_back(
+        std::make_unique<NativeExecutor>(engine_, reinterpret_cast<tidegate_native_model>(address),
+                                         reinterpret_cast<void*>(user_data)));
 }
 
 void EngineOwner::join_native() {

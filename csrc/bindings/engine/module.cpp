@@ -110,16 +110,17 @@ PYBIND11_MODULE(_engine, module) {
              "Delays in seconds, sizes in rows; max_queue_size 0 picks the default bound.")
         .def_readonly("max_batch_size", &Policy::max_batch_size, "Rows.")
         .def_property_readonly(
-            "max_queue_delay",
-            [](const Policy& policy) { return seconds(policy.max_queue_delay); }, "Seconds.")
+            "max_queue_delay", [](const Policy& policy) { return seconds(policy.max_queue_delay); },
+            "Seconds.")
         .def_property_readonly("max_queue_size", &Policy::queue_rows, "Rows.")
         .def_readonly("caller_runs", &Policy::caller_runs,
                       "Whether a waiting caller may run a batch itself.")
         .def("__repr__", [](const Policy& policy) {
-            return py::str("Policy(max_batch_size={}, max_queue_delay={}, max_queue_size={}, "
-                           "caller_runs={})")
-                .format(policy.max_batch_size, seconds(policy.max_queue_delay),
-                        policy.queue_rows(), policy.caller_runs);
+            return py::str(
+                       "Policy(max_batch_size={}, max_queue_delay={}, max_queue_size={}, "
+                       "caller_runs={})")
+                .format(policy.max_batch_size, seconds(policy.max_queue_delay), policy.queue_rows(),
+                        policy.caller_runs);
         });
 
     py::class_<EngineOwner, std::shared_ptr<EngineOwner>>(

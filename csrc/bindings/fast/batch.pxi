@@ -85,7 +85,7 @@ cdef class BatchState:
         if self.core != NULL:
             _waist().batch_release(self.core)
 
-    # -- what the executor does ----------------------------------------------------------------
+    # -- what the executor does --
 
     cdef int set_outputs(self, object answer, uint32_t rows, Staging staging, int references,
                          uint32_t* failed) except -1:
@@ -159,7 +159,7 @@ cdef class BatchState:
             size += cnp.PyArray_NBYTES(<cnp.ndarray>array)
         self.copy_rows = size > SMALL_OUTPUTS
 
-    # -- what callers do -----------------------------------------------------------------------
+    # -- what callers do --
 
     cdef object answer(self, uint32_t slot):
         """The answer to a claimed request of a batch that is done, or raises its error."""
@@ -222,7 +222,7 @@ cdef class BatchState:
                 return 0
             PyErr_CheckSignals()
 
-    # -- who awaits it -------------------------------------------------------------------------
+    # -- who awaits it --
 
     cdef int add_awaiting(self, Channel channel, object future) except -1:
         """Has `channel` told, once, when the batch is done; `future` fires then."""

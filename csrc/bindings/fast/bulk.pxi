@@ -23,6 +23,8 @@ cdef class BulkFuture(Future):
         cdef uint32_t slot
         if self.state != PENDING:
             return True
+        if self.batches is None:
+            raise TypeError("this future was not made by a Batcher")
         while self.ended < self.parts.size():
             batch = self.batches[self.ended]
             if not batch.session.w.batch_done(batch.core):

@@ -6,8 +6,8 @@
 # call_soon.
 
 cdef PyCFunction _task_wakeup = NULL
-# Importing asyncio takes longer than all of tidegate, and a process without a loop needs none of it:
-# these are set by _load_asyncio().
+# Importing asyncio takes longer than all of tidegate, and a process without a loop needs none of
+# it: these are set by _load_asyncio().
 cdef object _asyncio = None
 cdef object _Task = None
 cdef object _get_running_loop = None

@@ -16,8 +16,8 @@ cdef object _NOT_READ = object()
 cdef class Future:
     """The result of a request, now or later.
 
-    In a thread: ``result(timeout)`` and ``exception(timeout)`` wait. In an event loop: ``await`` it,
-    or give it to ``asyncio.wait``, ``gather``, ``wait_for``. It keeps the promises of
+    In a thread: ``result(timeout)`` and ``exception(timeout)`` wait. In an event loop: ``await``
+    it, or give it to ``asyncio.wait``, ``gather``, ``wait_for``. It keeps the promises of
     ``concurrent.futures.Future`` and, once a loop is concerned, of ``asyncio.Future``: callbacks of
     a future that is used in a loop run in that loop, others in a thread of tidegate's.
     """
@@ -39,7 +39,10 @@ cdef class Future:
     def __init__(self):
         raise TypeError("futures come from Batcher.submit()")
 
-    # -- where it stands -----------------------------------------------------------------------
+    def __reduce__(self):
+        raise TypeError("a future cannot be copied or pickled; its answer can")
+
+    # -- where it stands --
 
     cdef bint check(self) except -1:
         """True if the request has ended; notes how."""
@@ -47,6 +50,8 @@ cdef class Future:
         if self.state != PENDING:
             return True
         cdef BatchState batch = self.batch
+        if batch is None:
+            raise TypeError("this future was not made by a Batcher")
         cdef const Waist* w = batch.session.w
         if self.slot == NO_SLOT:
             if w.batch_done(batch.core):
@@ -101,7 +106,7 @@ cdef class Future:
         if self.state == ANSWERED:
             return self.value
         if self.state == FAILED:
-            if awaited and isinstance(self.value, StopIteration):
+            if (awaited or self.channel is not None) and isinstance(self.value, StopIteration):
                 # Out of an await it would end the coroutine as if it had returned.
                 raise RuntimeError("the request ended with a StopIteration") from self.value
             raise self.value
@@ -124,7 +129,7 @@ cdef class Future:
             return False
         return self.batch.session.w.batch_slot(self.batch.core, self.slot) == SlotState.Claimed
 
-    # -- the thread's face ---------------------------------------------------------------------
+    # -- the thread's face --
 
     cdef int wait(self, object timeout) except -1:
         """Waits until the request has ended; TimeoutError leaves it alone."""
@@ -205,7 +210,7 @@ cdef class Future:
             return True
         return self.channel is not None and not self.check()
 
-    # -- callbacks -----------------------------------------------------------------------------
+    # -- callbacks --
 
     def add_done_callback(self, fn, *, context=None):
         """Calls ``fn(self)`` when the request has ended.
@@ -310,7 +315,7 @@ cdef class Future:
             self.fire_one(callback, context, self.channel)
         return 0
 
-    # -- the event loop's face -----------------------------------------------------------------
+    # -- the event loop's face --
 
     cdef LoopChannel bind(self):
         """The channel of the loop that this future belongs to: the first that asks."""
@@ -361,7 +366,7 @@ cdef class Future:
         self.blocking = True
         return self
 
-    # -- what concurrent.futures.wait() and as_completed() look at -------------------------------
+    # -- what concurrent.futures.wait() and as_completed() look at --
 
     @property
     def _condition(self):

@@ -16,6 +16,9 @@ cdef class Gateway:
         self.blocks = blocks
         self.split_oversize = split_oversize
 
+    def __reduce__(self):
+        raise TypeError("a batcher cannot be copied or pickled; make another")
+
     @property
     def _session(self):
         return self.session
@@ -36,14 +39,17 @@ cdef class Gateway:
         return session.schema.prepare(x, 0)
 
     cdef inline BatchState enter(self, object prepared, int64_t deadline,
-                                 Reservation* reservation):
-        """Reserves a slot and copies the request into it; the caller commits."""
+                                 Reservation* reservation, uint32_t rejected):
+        """Reserves a slot and copies the request into it; the caller commits.
+
+        `rejected` are the rows to be counted so if there is no room.
+        """
         cdef Session session = self.session
         cdef BatchState batch
         cdef Status status
         session.reserve(1, 1, deadline, reservation, &status)
         if status != Status.Ok:
-            raise session.refusal(status, 1)
+            raise session.refusal(status, rejected)
         batch = session.batch_state(reservation)
         if session.objects:
             batch.rows[reservation.index] = prepared
@@ -69,6 +75,13 @@ cdef class Gateway:
             ClosedError: The batcher is closed.
             ForkedProcessError: The batcher belongs to the parent process.
         """
+        return self.queue(x, timeout, 1)
+
+    def _offer(self, x, timeout):
+        """submit() for who tries again when there is no room: that is not counted as rejected."""
+        return self.queue(x, timeout, 0)
+
+    cdef inline Future queue(self, object x, object timeout, uint32_t rejected):
         cdef Reservation reservation
         cdef Future future
         cdef LoopChannel channel
@@ -81,7 +94,7 @@ cdef class Gateway:
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
-        future.batch = self.enter(prepared, deadline, &reservation)
+        future.batch = self.enter(prepared, deadline, &reservation, rejected)
         future.slot = reservation.index
         session.w.commit(session.engine, session.lane, &reservation)
         if session.inline_runner is not None:
@@ -93,8 +106,8 @@ cdef class Gateway:
     def __call__(self, x, *, timeout=None):
         """Runs one request and returns its answer; for any thread, waits.
 
-        With ``overflow="block"`` it also waits for room in the queue. A caller that is alone may run
-        the model itself, in its own thread (``caller_runs``).
+        With ``overflow="block"`` it also waits for room in the queue. A caller that is alone may
+        run the model itself, in its own thread (``caller_runs``).
 
         Args:
             x: One row, see submit().
@@ -122,7 +135,7 @@ cdef class Gateway:
             yield_gil()
         while True:
             try:
-                batch = self.enter(prepared, deadline, &reservation)
+                batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:
@@ -169,8 +182,8 @@ cdef class Gateway:
             timeout: Seconds that the rows may wait in the queue, see submit().
 
         Returns:
-            One future whose result has k rows: what the model's answer looks like. It fails with the
-            first error of any row.
+            One future whose result has k rows: what the model's answer looks like. It fails with
+            the first error of any row.
 
         Raises:
             InputError: The rows do not fit, there are none, or with ``split_oversize=False`` more

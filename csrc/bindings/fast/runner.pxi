@@ -13,7 +13,7 @@ cdef class Runner:
     cdef Session session
     cdef CoreExecutor* executor
     cdef object model          # called with a batch
-    cdef object lease          # of a pool's instance: acquire() and release(), or None
+    cdef object lease          # an Instance of a pool, or None
     cdef unsigned long thread  # the thread that runs it now, else 0
     cdef object interrupt      # a BaseException out of the model, for the thread that led
     cdef object callback       # run_scheduled, bound once
@@ -31,7 +31,16 @@ cdef class Runner:
         if inline:
             session.inline_runner = self
 
-    cdef Outcome run(self, Taken* taken, uint32_t* failed):
+    cdef inline object borrow(self):
+        """What to call, until give_back(): our own instance or, while it is lent, another one."""
+        return self.model if self.lease is None else self.lease.acquire_any()
+
+    cdef inline int give_back(self, object model) except -1:
+        if self.lease is not None:
+            model.release()
+        return 0
+
+    cdef Outcome run(self, Taken* taken, uint32_t* failed, object model):
         """Claims the batch's rows and calls the model. The batch is then ready for finish()."""
         cdef const Waist* w = self.session.w
         cdef BatchState batch
@@ -58,7 +67,7 @@ cdef class Runner:
                     batch.rows = None
                 else:
                     argument = staging.batch_argument(rows)
-                answer = self.model(argument)
+                answer = model(argument)
                 argument = None
                 batch.set_outputs(answer, rows, staging, 1, failed)
             except BaseException as error:
@@ -97,23 +106,34 @@ cdef class Runner:
                 session.runners.remove(self)  # a cycle that would keep the engine
                 return
             w.got_gil(engine, self.executor, wanted)
-            if self.lease is not None:
-                self.lease.acquire()
+            model = self.borrow()
             try:
                 # Sealed only now: all that came while we waited for the GIL rides along.
                 if w.seal(engine, self.executor, &taken[0]) != Status.Ok:
                     continue
                 started = taken[0].started
                 while True:
-                    outcomes[count] = self.run(&taken[count], &failed[count])
+                    outcomes[count] = self.run(&taken[count], &failed[count], model)
                     count += 1
                     if (count == MAX_HELD or w.now(engine) - started > HOLD_NANOSECONDS
                             or w.seal_next(engine, self.executor, &taken[count]) != Status.Ok):
                         break
             finally:
-                if self.lease is not None:
-                    self.lease.release()
+                self.give_back(model)
             self.interrupt = None
+
+    cdef Outcome run_borrowed(self, Taken* taken, uint32_t* failed) except *:
+        """run() in a thread that may be interrupted while it waits for an instance."""
+        cdef Outcome outcome
+        try:
+            model = self.borrow()
+        except BaseException as error:
+            return self.run(taken, failed, _raising(error))  # the batch must end all the same
+        try:
+            outcome = self.run(taken, failed, model)
+        finally:
+            self.give_back(model)
+        return outcome
 
     cdef int run_led(self, Taken* taken, bint alone) except -1:
         """Runs a batch in the thread of a caller that took it, and gives the executor back."""
@@ -121,13 +141,7 @@ cdef class Runner:
         cdef Outcome outcome
         cdef const Waist* w = self.session.w
         cdef Engine* engine = self.session.engine
-        if self.lease is not None:
-            self.lease.acquire()
-        try:
-            outcome = self.run(taken, &failed)
-        finally:
-            if self.lease is not None:
-                self.lease.release()
+        outcome = self.run_borrowed(taken, &failed)
         if alone:
             w.finish(engine, self.executor, taken, outcome, 0, failed)
         else:
@@ -136,7 +150,7 @@ cdef class Runner:
         w.give_back(engine, self.executor)
         return 0
 
-    # -- executor="inline" -----------------------------------------------------------------------
+    # -- executor="inline" --
 
     cdef int schedule(self, LoopChannel channel) except -1:
         """Has the loop run what was submitted, once per iteration."""
@@ -147,7 +161,7 @@ cdef class Runner:
         return 0
 
     cdef bint will_run(self, Channel channel, BatchState batch) except -1:
-        """True if the loop will run `batch` and resume who awaits it, so that no notice is needed."""
+        """True if the loop will run `batch` and resume who awaits it: no notice is needed."""
         cdef list batches = self.scheduled.get(channel)
         if batches is None:
             return False
@@ -194,7 +208,7 @@ cdef class Runner:
         cdef const Waist* w = self.session.w
         cdef Engine* engine = self.session.engine
         while w.try_take(engine, self.executor, &taken) == Status.Ok:
-            outcome = self.run(&taken, &failed)
+            outcome = self.run_borrowed(&taken, &failed)
             if awaited_here:
                 w.finish(engine, self.executor, &taken, outcome, 0, failed)
             else:
@@ -202,3 +216,10 @@ cdef class Runner:
                     w.finish(engine, self.executor, &taken, outcome, 0, failed)
             w.give_back(engine, self.executor)
         return 0
+
+
+def _raising(error):
+    """A model that could not be had."""
+    def model(batch):
+        raise error
+    return model

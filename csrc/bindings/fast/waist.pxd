@@ -138,4 +138,3 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
     struct EngineHandle:
         const Waist* waist
         Engine* engine
-

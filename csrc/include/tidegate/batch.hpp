@@ -34,7 +34,7 @@ class Batch {
     void retain() noexcept;
     void release() noexcept;
 
-    // -- the caller's side ---------------------------------------------------------------------
+    // -- the caller's side --
 
     /// True once publish() has run; everything it published is then visible.
     bool done() const noexcept {
@@ -64,12 +64,13 @@ class Batch {
         return row_of_.empty() ? index : row_of_[index];
     }
 
-    // -- the executor's side -------------------------------------------------------------------
+    // -- the executor's side --
 
     /// Claims what still waits among the first `reserved` slots. Returns the holes: slots that were
     /// settled before, ascending.
     std::vector<std::uint32_t> claim(std::uint32_t reserved) noexcept;
-    /// Says that the row of `slot` was moved to `row` to fill a hole. \pre between claim and publish
+    /// Says that the row of `slot` was moved to `row` to fill a hole. \pre between claim and
+    /// publish
     void move_row(std::uint32_t slot, std::uint32_t row);
     /// Decides how the batch ends. False when that had been decided before.
     bool decide(Outcome outcome, std::int32_t model_status) noexcept;

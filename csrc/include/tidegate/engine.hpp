@@ -59,7 +59,7 @@ class Engine {
     Lane& add_lane(std::vector<std::size_t> row_bytes);
     Executor& add_executor(ExecutorKind kind);
 
-    // -- submitting --------------------------------------------------------------------------------
+    // -- submitting --
 
     /// Reserves `least` to `most` contiguous slots of one batch.
     Status reserve(Lane& lane, std::uint32_t least, std::uint32_t most, Nanos deadline,
@@ -81,7 +81,7 @@ class Engine {
     /// A batch that will end before the queue can have more room, retained; null if there is none.
     Batch* pending_batch(Lane& lane) noexcept;
 
-    // -- running -----------------------------------------------------------------------------------
+    // -- running --
 
     /// Sleeps until there is work for `executor` (Ok) or it should end (Stop); lingers for callers
     /// that are about to return. \pre The GIL is not held.
@@ -109,7 +109,7 @@ class Engine {
     Nanos want_gil(Executor& executor) noexcept;
     void got_gil(Executor& executor, Nanos wanted_at) noexcept;
 
-    // -- policy, ends of life, inspection --------------------------------------------------------
+    // -- policy, ends of life, inspection --
 
     Policy policy() const;
     void set_policy(const Policy& policy);
@@ -128,9 +128,7 @@ class Engine {
     }
     /// In the child of a fork: nothing works any more, nothing is joined, no lock is taken.
     void mark_forked() noexcept;
-    bool forked() const noexcept {
-        return phase_.load(std::memory_order_acquire) == Phase::Forked;
-    }
+    bool forked() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::Forked; }
     void count_rejected(std::uint64_t rows) noexcept { Counters::add(counters_.rejected, rows); }
 
     /// What the timer thread does: expires, wakes, and says when it is next needed.
@@ -170,14 +168,14 @@ class Engine {
     Executor* choose_idle() noexcept;
     /// Chooses idle executors for all due work; wakes them after the lock is dropped.
     void dispatch(Lock& lock) noexcept;
-    bool wakes_executor(bool first, std::uint32_t end) const noexcept;  // takes no mutex
+    bool wakes_executor(bool first, std::uint32_t end) const noexcept;   // takes no mutex
     void announce(Lane& lane, const Reservation& reservation) noexcept;  // takes the mutex
     void linger(Executor& executor, Lock& lock) noexcept;
     void stop_lingering() noexcept;
     void leave_idle(Executor& executor) noexcept;
     void sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept;  // without the mutex
     void make_idle(Executor& executor) noexcept;
-    void expire(Slab& slab, Nanos now) noexcept;  // without the mutex for a slab that was taken
+    void expire(Slab& slab, Nanos now) noexcept;   // without the mutex for a slab that was taken
     void refuse(Lane& lane, Slab& slab) noexcept;  // takes the mutex
     void end_running() noexcept;                   // takes no mutex
     void recycle(Lane& lane, Slab& slab) noexcept;
@@ -187,25 +185,25 @@ class Engine {
 
     const Clock& clock_;
     mutable std::mutex mutex_;
-    Policy policy_;                                    // under mutex_
-    std::vector<std::unique_ptr<Lane>> lanes_;         // under mutex_
+    Policy policy_;                                     // under mutex_
+    std::vector<std::unique_ptr<Lane>> lanes_;          // under mutex_
     std::vector<std::unique_ptr<Executor>> executors_;  // under mutex_
-    std::uint32_t promised_ = 0;  // executors on their way to a batch; under mutex_
+    std::uint32_t promised_ = 0;               // executors on their way to a batch; under mutex_
     std::uint64_t batches_at_last_watch_ = 0;  // under mutex_
     std::vector<void*> orphans_;               // under mutex_
     Linger linger_;
-    Executor* lingering_ = nullptr;  // at most one; under mutex_
+    Executor* lingering_ = nullptr;                // at most one; under mutex_
     std::atomic<std::uint32_t> linger_target_{0};  // rows that end its lingering; 0: nobody does
     Counters counters_;
 
     std::atomic<Phase> phase_{Phase::Open};
-    std::atomic<std::uint32_t> idle_{0};  // executors in state Idle
+    std::atomic<std::uint32_t> idle_{0};     // executors in state Idle
     std::atomic<std::uint32_t> running_{0};  // batches taken or refused and not finished
     // Copies for those who read without the mutex.
     std::atomic<std::uint32_t> max_batch_size_;
     std::atomic<Nanos> max_queue_delay_;
     std::atomic<std::uint32_t> drained_word_{0};  // futex word: changes when a batch ends
-    Timer timer_;  // last: its thread uses all of the above
+    Timer timer_;                                 // last: its thread uses all of the above
 };
 
 }  // namespace tidegate

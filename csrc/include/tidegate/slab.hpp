@@ -32,7 +32,7 @@ class Slab {
     Slab(const Slab&) = delete;
     Slab& operator=(const Slab&) = delete;
 
-    // -- submitting threads ----------------------------------------------------------------------
+    // -- submitting threads --
 
     /// Reserves between `least` and `most` contiguous rows. Returns the number, 0 if there is no
     /// room or the slab is not open; `index` is the first row.
@@ -68,7 +68,7 @@ class Slab {
 #endif
     }
 
-    // -- the engine, under its mutex ---------------------------------------------------------------
+    // -- the engine, under its mutex --
 
     /// Makes a free slab open for its next generation.
     void open(Batch* batch, std::uint32_t limit) noexcept;
@@ -82,7 +82,7 @@ class Slab {
     /// Takes the memory away; returns its owner. \pre free
     void* detach() noexcept;
 
-    // -- whoever took the batch -------------------------------------------------------------------
+    // -- whoever took the batch --
 
     /// True once `reserved` rows are committed; their memory may then be read.
     bool all_committed(std::uint32_t reserved) const noexcept {
@@ -131,9 +131,9 @@ class Slab {
         // looks at the rows, so it either sees these rows or is followed by this. seq_cst: also a
         // Dekker pair with Timer::run(); either arm() sees its reset, or on_timer() sees this.
         Nanos known = earliest_deadline_.load(std::memory_order_relaxed);
-        while (!earliest_deadline_.compare_exchange_weak(
-            known, deadline < known ? deadline : known, std::memory_order_seq_cst,
-            std::memory_order_relaxed)) {
+        while (!earliest_deadline_.compare_exchange_weak(known, deadline < known ? deadline : known,
+                                                         std::memory_order_seq_cst,
+                                                         std::memory_order_relaxed)) {
         }
     }
     std::atomic<Nanos>& earliest_deadline() noexcept { return earliest_deadline_; }

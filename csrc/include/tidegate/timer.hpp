@@ -35,8 +35,8 @@ class Timer {
     const Clock& clock_;
     const std::function<Nanos(Nanos)> due_;
     const bool threaded_;
-    std::atomic<Nanos> armed_{kNever};       // the earliest instant asked for
-    std::atomic<std::uint32_t> word_{0};     // futex word, changes when armed_ moves forward
+    std::atomic<Nanos> armed_{kNever};    // the earliest instant asked for
+    std::atomic<std::uint32_t> word_{0};  // futex word, changes when armed_ moves forward
     std::atomic<bool> stopping_{false};
     std::atomic<bool> started_{false};
     std::mutex start_mutex_;
