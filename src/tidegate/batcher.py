@@ -116,8 +116,8 @@ class Batcher(_fast.Gateway):
     Args:
         model: A callable ``batch -> outputs``, a ModelPool, or a NativeModel. A batch looks like
             one request with a leading axis of n rows, C-contiguous; it is valid during the call.
-            The answer is an array, or a tuple or mapping of arrays, whose first axis is n, or a list
-            of n objects. An exception in the list fails only its own request.
+            The answer is an array, or a tuple or mapping of arrays, whose first axis is n, or a
+            list of n objects. An exception in the list fails only its own request.
         name: For messages and metrics.
         max_batch_size: Rows in a batch at most.
         max_queue_delay: Seconds that an idle executor is held back at most in the hope of a fuller
