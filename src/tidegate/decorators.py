@@ -58,26 +58,45 @@ class BatchedMethod:
         self._function = function
         self._options = options
         self._lock = threading.Lock()
-        self._bound: weakref.WeakKeyDictionary[Any, BatchedFunction] = weakref.WeakKeyDictionary()
+        # By identity: objects may be equal, or not hashable. The references end the entries.
+        self._bound: dict[int, tuple[weakref.ref[Any], BatchedFunction]] = {}
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """The object's own BatchedFunction."""
+        """The object's own batched function."""
         if instance is None:
             return self
-        bound = self._bound.get(instance)
-        if bound is None:
+        key = id(instance)
+        entry = self._bound.get(key)
+        if entry is None:
             with self._lock:
-                bound = self._bound.get(instance)
-                if bound is None:
-                    bound = BatchedFunction(
-                        _weakly_bound(self._function, instance), dict(self._options)
-                    )
-                    self._bound[instance] = bound
-        return bound
+                entry = self._bound.get(key)
+                if entry is None:
+                    gone = weakref.ref(instance, lambda _: self._bound.pop(key, None))
+                    function = _weakly_bound(self._function, instance)
+                    entry = (gone, BatchedFunction(function, dict(self._options)))
+                    self._bound[key] = entry
+        return _Bound(instance, entry[1])
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Explains itself: a batched method is called on an object."""
         raise TypeError(f"{self._function.__qualname__} is a batched method; call it on an object")
+
+
+class _Bound:
+    """A batched method of an object that it keeps alive, as any bound method does."""
+
+    def __init__(self, instance: Any, function: BatchedFunction) -> None:
+        functools.update_wrapper(self, function, updated=())
+        self.__self__ = instance
+        self._function = function
+
+    def __call__(self, x: Any, *, timeout: float | None = None) -> Any:
+        """Runs one request and returns its answer, see Batcher.__call__()."""
+        return self._function(x, timeout=timeout)
+
+    def __getattr__(self, attribute: str) -> Any:
+        """Everything else is the Batcher's."""
+        return getattr(self._function, attribute)
 
 
 def _weakly_bound(function: Callable[..., Any], instance: Any) -> Callable[..., Any]:
@@ -111,7 +130,7 @@ def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         **options: Those of Batcher.
 
     Raises:
-        ConfigError: The function is a coroutine function, or takes no batch.
+        ConfigError: The function is a coroutine function, or does not take a batch alone.
     """
     if function is None:
         return functools.partial(batch, **options)
@@ -121,9 +140,14 @@ def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         raise ConfigError(
             f"{function.__name__} is a coroutine function; a model is a plain function over a batch"
         )
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters:
-        raise ConfigError(f"{function.__name__} takes no argument; a model takes a batch")
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    is_method = len(parameters) > 1 and parameters[0].name == "self"
+    try:
+        signature.bind(*([None, None] if is_method else [None]))
+    except TypeError as error:
+        raise ConfigError(
+            f"{function.__name__}{signature} cannot be a model, which takes a batch alone: {error}"
+        ) from error
     options.setdefault("name", function.__qualname__)
-    is_method = parameters[0].name == "self" and len(parameters) > 1
     return BatchedMethod(function, options) if is_method else BatchedFunction(function, options)
