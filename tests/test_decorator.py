@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import functools
 import gc
 import weakref
 from collections.abc import Callable
@@ -139,6 +140,13 @@ def test_further_arguments_may_have_defaults() -> None:
 
     assert scaled(2.0) == 6.0
     scaled.close()
+
+
+@pytest.mark.parametrize("function", [np.negative, functools.partial(np.multiply, -1)])
+def test_any_callable_will_do(function: Any) -> None:
+    negate = tidegate.batch(function)
+    assert negate(2.0) == -2.0
+    negate.close()
 
 
 # Methods

@@ -136,18 +136,28 @@ def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         return functools.partial(batch, **options)
     if not callable(function):
         raise ConfigError(f"@batch decorates a function or method, got {type(function).__name__}")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
     if inspect.iscoroutinefunction(function):
         raise ConfigError(
-            f"{function.__name__} is a coroutine function; a model is a plain function over a batch"
+            f"{name} is a coroutine function; a model is a plain function over a batch"
         )
-    signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    is_method = len(parameters) > 1 and parameters[0].name == "self"
+    is_method = _is_method(function, name)
+    options.setdefault("name", name)
+    return BatchedMethod(function, options) if is_method else BatchedFunction(function, options)
+
+
+def _is_method(function: Callable[..., Any], name: str) -> bool:
+    """True if the function takes an object and a batch, False if a batch alone; else ConfigError."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some builtin functions do not say
+        return False
+    parameters = list(signature.parameters)
+    is_method = len(parameters) > 1 and parameters[0] == "self"
     try:
         signature.bind(*([None, None] if is_method else [None]))
     except TypeError as error:
         raise ConfigError(
-            f"{function.__name__}{signature} cannot be a model, which takes a batch alone: {error}"
+            f"{name}{signature} cannot be a model, which takes a batch alone: {error}"
         ) from error
-    options.setdefault("name", function.__qualname__)
-    return BatchedMethod(function, options) if is_method else BatchedFunction(function, options)
+    return is_method

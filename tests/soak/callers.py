@@ -9,6 +9,8 @@ from tests.soak.ledger import Ledger
 from tests.soak.stand import PATIENCE, Stand
 from tidegate import Batcher, ClosedError, Future
 
+# How long to wait when the queue is full. Asking again at once would only keep the model from work.
+BACK_OFF = 0.0002
 # Requests that are on their way, and which of the ledger's they are.
 Flight = list[tuple[int, Future]]
 

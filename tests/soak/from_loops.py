@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from tests.soak.callers import Caller, Flight
+from tests.soak.callers import BACK_OFF, Caller, Flight
 from tests.soak.ledger import GIVEN_UP, UNKNOWN, BadItemError, Ledger
 from tests.soak.stand import PATIENCE, Stand
 from tidegate import ClosedError, DeadlineError, Future, QueueFullError, TidegateError
@@ -42,7 +42,7 @@ class LoopCaller(Caller):
             try:
                 return self.submit(index, timeout)
             except QueueFullError:
-                await asyncio.sleep(0)
+                await asyncio.sleep(BACK_OFF)
 
     async def flight(self, indices: range) -> Flight:
         """Submits them all."""
@@ -124,7 +124,7 @@ class LoopCaller(Caller):
                 try:
                     answer = await self.batcher.predict_async(self.ledger.rows[index])
                 except QueueFullError:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(BACK_OFF)
                     continue
                 except (ClosedError, DeadlineError) as error:
                     self.ledger.ended_otherwise(range(index, index + 1), error)

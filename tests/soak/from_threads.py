@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
-from tests.soak.callers import Caller, Flight
+from tests.soak.callers import BACK_OFF, Caller, Flight
 from tests.soak.ledger import UNKNOWN, WITHDRAWN, BadItemError, Ledger
 from tests.soak.stand import PATIENCE, Stand
 from tidegate import ClosedError, DeadlineError, Future, QueueFullError, TidegateError
@@ -50,7 +50,7 @@ class ThreadCaller(Caller):
                     break
                 except QueueFullError:
                     if not flight:
-                        time.sleep(0)
+                        time.sleep(BACK_OFF)
                     for pair in flight:
                         self.end(*pair)
                     flight.clear()
@@ -124,7 +124,7 @@ class ThreadCaller(Caller):
                 try:
                     answer = self.batcher(self.ledger.rows[index])
                 except QueueFullError:
-                    time.sleep(0)
+                    time.sleep(BACK_OFF)
                     continue
                 except (ClosedError, DeadlineError) as error:
                     self.ledger.ended_otherwise(range(index, index + 1), error)

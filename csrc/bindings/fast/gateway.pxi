@@ -262,6 +262,7 @@ cdef class Gateway:
         return 0
 
 
+@cython.boundscheck(True)  # off elsewhere in this module, also for lists
 def _first_row(X):
     """The first row of many, to learn what a request looks like."""
     try:

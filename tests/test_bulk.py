@@ -1,0 +1,576 @@
+"""Many rows at once: submit_many(), map() and amap()."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import threading
+from collections import namedtuple
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.gated import PATIENCE, ROW, Gated, in_thread, until
+from tidegate import (
+    Batcher,
+    ClosedError,
+    DeadlineError,
+    Future,
+    InputError,
+    ModelError,
+    OutputError,
+    QueueFullError,
+    TensorSpec,
+)
+
+Point = namedtuple("Point", ["x", "y"])
+
+
+def rows_of(count: int, start: int = 0) -> Any:
+    return np.arange(start, start + count, dtype=float)[:, None] * np.ones(3)
+
+
+def occupy(batcher: Batcher, model: Gated) -> None:
+    batcher.submit(ROW)
+    model.await_entry()
+
+
+# submit_many()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 8, 9, 16, 17, 100])
+@pytest.mark.parametrize("outputs", ["view", "copy"])
+def test_many_rows_have_one_future_and_one_answer(count: int, outputs: Any) -> None:
+    with Batcher(lambda rows: rows * 2, max_batch_size=8, outputs=outputs) as batcher:
+        future = batcher.submit_many(rows_of(count))
+        assert isinstance(future, Future)
+        answer = future.result(PATIENCE)
+        assert type(answer) is np.ndarray
+        np.testing.assert_array_equal(answer, 2 * rows_of(count))
+        assert future.result() is answer
+        now = batcher.statistics()
+        assert (now.submitted, now.completed) == (count, count)
+        assert now.batch_size.count >= -(-count // 8)
+
+
+def test_many_rows_are_split_over_batches_and_share_them_with_others(model: Gated) -> None:
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        before = batcher.submit(ROW + 100)
+        many = batcher.submit_many(rows_of(9))
+        after = batcher.submit(ROW + 200)
+        model.gate.set()
+        np.testing.assert_array_equal(many.result(PATIENCE), 2 * rows_of(9))
+        np.testing.assert_array_equal(before.result(PATIENCE), 2 * (ROW + 100))
+        np.testing.assert_array_equal(after.result(PATIENCE), 2 * (ROW + 200))
+    assert [list(batch[:, 0]) for batch in model.batches] == [
+        [0],
+        [100, 0, 1, 2],
+        [3, 4, 5, 6],
+        [7, 8, 200],
+    ]
+
+
+def test_rows_that_may_not_be_split_share_a_batch(model: Gated) -> None:
+    with Batcher(model, max_batch_size=4, split_oversize=False, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        futures = [batcher.submit_many(rows_of(3, 10 * number)) for number in range(3)]
+        with pytest.raises(InputError, match="at most max_batch_size=4 rows, got 5"):
+            batcher.submit_many(rows_of(5))
+        model.gate.set()
+        for number, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(PATIENCE), 2 * rows_of(3, 10 * number))
+    assert [len(batch) for batch in model.batches] == [1, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        rows_of(3).tolist(),
+        tuple(rows_of(3)),
+        list(rows_of(3)),
+        rows_of(3).astype("f4"),
+        rows_of(3).astype(">f8"),
+        np.asfortranarray(rows_of(3)),
+        rows_of(6)[::2] / 2,
+    ],
+    ids=["lists", "a tuple", "a list of arrays", "f4", "big-endian", "Fortran", "strided"],
+)
+def test_many_rows_are_converted_as_one_is(many: Any) -> None:
+    with Batcher(lambda rows: rows * 2, inputs=TensorSpec((3,), "f8")) as batcher:
+        np.testing.assert_array_equal(batcher.submit_many(many).result(PATIENCE), 2 * rows_of(3))
+
+
+@pytest.mark.parametrize(
+    ("many", "came"),
+    [
+        (rows_of(3)[:, :2], "(3, 2)"),
+        (ROW, "(3,)"),
+        (rows_of(3)[None], "(1, 3, 3)"),
+        (rows_of(3) * 1j, "complex128"),
+        (rows_of(0), "0 rows"),
+        ([], "(0,)"),
+        ([[1, 2, 3], [4, 5]], "list"),
+        (None, "NoneType"),
+        (5, "int64 array of shape ()"),
+        ("text", "str"),
+        (iter(rows_of(3)), "array_iterator|iterator"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])
+def test_many_rows_that_do_not_fit_are_refused_as_one_is(
+    many: Any, came: str, given: bool
+) -> None:
+    with Batcher(lambda rows: rows, inputs=TensorSpec((3,), "f8") if given else None) as batcher:
+        if not given:
+            batcher(ROW)
+        with pytest.raises(InputError) as caught:
+            batcher.submit_many(many)
+        assert any(word in f"{caught.value} {caught.value.given}" for word in came.split("|"))
+        assert batcher.statistics().submitted == (0 if given else 1)
+
+
+@pytest.mark.parametrize("many", [5, None, iter([ROW]), (), {}, [], ([], []), {"a": []}, ("a", "b")])
+def test_many_rows_that_come_first_and_are_none_are_refused(many: Any) -> None:
+    with Batcher(lambda rows: rows) as batcher:
+        with pytest.raises(InputError):
+            batcher.submit_many(many)
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+
+
+def test_many_rows_may_say_what_requests_look_like() -> None:
+    with Batcher(lambda rows: rows) as batcher:
+        np.testing.assert_array_equal(batcher.submit_many(rows_of(3)).result(PATIENCE), rows_of(3))
+        with pytest.raises(InputError):
+            batcher(np.zeros(4))
+    with Batcher(lambda rows: rows["a"] + rows["b"]) as batcher:
+        many = {"a": np.arange(3.0), "b": np.arange(3.0)}
+        assert list(batcher.submit_many(many).result(PATIENCE)) == [0, 2, 4]
+    with Batcher(lambda rows: rows.x + rows.y) as batcher:
+        points = Point(np.arange(3.0), np.arange(3.0))
+        assert list(batcher.submit_many(points).result(PATIENCE)) == [0, 2, 4]
+
+
+def test_answers_to_many_rows_are_structured_as_those_of_the_model() -> None:
+    models: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
+        (lambda rows: (rows, rows.sum(axis=1)), lambda y: (type(y), y[0].shape, list(y[1]))),
+        (lambda rows: Point(rows, rows.sum(axis=1)), lambda y: (type(y), y.x.shape, list(y.y))),
+        (
+            lambda rows: {"y": rows, "z": rows.sum(axis=1)},
+            lambda y: (type(y), y["y"].shape, list(y["z"])),
+        ),
+    ]
+    for (model, look), kind in zip(models, (tuple, Point, dict), strict=True):
+        with Batcher(model, max_batch_size=4) as batcher:
+            answer = batcher.submit_many(rows_of(10)).result(PATIENCE)
+            assert look(answer) == (kind, (10, 3), [3.0 * number for number in range(10)])
+    with Batcher(lambda rows: [str(row[0]) for row in rows], max_batch_size=4) as batcher:
+        answer = batcher.submit_many(rows_of(10)).result(PATIENCE)
+        assert answer == [str(float(number)) for number in range(10)]
+
+
+def test_arrays_of_many_rows_must_be_equally_long() -> None:
+    with Batcher(lambda rows: rows[0]) as batcher:
+        batcher((1.0, 2.0))
+        with pytest.raises(InputError, match=r"same number of rows in each array, got \[3, 2\]"):
+            batcher.submit_many((np.zeros(3), np.zeros(2)))
+
+
+def test_many_objects_may_come_from_any_iterable() -> None:
+    with Batcher(lambda items: [item * 2 for item in items], collate="list") as batcher:
+        assert batcher.submit_many(range(100)).result(PATIENCE) == list(range(0, 200, 2))
+        assert batcher.submit_many(c for c in "ab").result(PATIENCE) == ["aa", "bb"]
+        with pytest.raises(InputError, match="at least one row"):
+            batcher.submit_many([])
+        with pytest.raises(InputError, match="int"):
+            batcher.submit_many(5)
+
+
+def test_a_caller_may_write_to_the_answer_of_many_rows() -> None:
+    with Batcher(lambda rows: rows, outputs="view") as batcher:
+        first, second = batcher.submit_many(rows_of(3)), batcher.submit_many(rows_of(3))
+        first.result(PATIENCE)[:] = -1
+        np.testing.assert_array_equal(second.result(PATIENCE), rows_of(3))
+
+
+def test_many_rows_fail_with_the_first_error_of_any() -> None:
+    def model(items: list[int]) -> list[Any]:
+        return [ValueError(item) if item in (13, 17) else item for item in items]
+
+    with Batcher(model, collate="list", max_batch_size=5) as batcher:
+        future = batcher.submit_many(range(20))
+        error = future.exception(PATIENCE)
+        assert type(error) is ValueError
+        assert error.args == (13,)
+        with pytest.raises(ValueError, match="13"):
+            future.result()
+
+
+@pytest.mark.parametrize("kind", [ModelError, OutputError])
+def test_many_rows_fail_with_the_batch_of_any(kind: Any) -> None:
+    def model(rows: Any) -> Any:
+        if 13 in rows:
+            if kind is OutputError:
+                return rows[:-1]
+            raise LookupError("thirteen")
+        return rows
+
+    with Batcher(model, max_batch_size=5) as batcher:
+        assert type(batcher.submit_many(rows_of(20)).exception(PATIENCE)) is kind
+        np.testing.assert_array_equal(batcher.submit_many(rows_of(7)).result(PATIENCE), rows_of(7))
+
+
+def test_many_rows_wait_no_longer_than_their_timeout(model: Gated) -> None:
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        future = batcher.submit_many(rows_of(10), timeout=0.01)
+        assert type(future.exception(PATIENCE)) is DeadlineError
+        model.gate.set()
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+        assert batcher.statistics().expired == 10
+    assert model.rows_seen == 2
+
+
+def test_many_rows_are_cancelled_all_together(model: Gated) -> None:
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        many = batcher.submit_many(rows_of(10))
+        neighbour = batcher.submit(ROW + 7)
+        assert not many.done()
+        assert many.cancel()
+        assert many.cancelled()
+        assert many.done()
+        with pytest.raises(concurrent.futures.CancelledError):
+            many.result()
+        model.gate.set()
+        np.testing.assert_array_equal(neighbour.result(PATIENCE), 2 * (ROW + 7))
+        assert batcher.statistics().cancelled == 10
+    assert model.rows_seen == 2
+
+
+def test_many_rows_of_which_the_model_has_some_cannot_be_cancelled(model: Gated) -> None:
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        many = batcher.submit_many(rows_of(10))
+        model.await_entry()
+        assert many.running()
+        assert not many.cancel()
+        assert not many.cancelled()
+        model.gate.set()
+        np.testing.assert_array_equal(many.result(PATIENCE), 2 * rows_of(10))
+
+
+def test_many_rows_keep_the_promises_of_futures(model: Gated) -> None:
+    wait: Any = concurrent.futures.wait
+    called = threading.Event()
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        many = batcher.submit_many(rows_of(10))
+        many.add_done_callback(lambda _: called.set())
+        with pytest.raises(TimeoutError):
+            many.result(0)
+        waiting = [in_thread(many.result), in_thread(lambda: wait([many], timeout=PATIENCE))]
+        assert not called.is_set()
+        model.gate.set()
+        np.testing.assert_array_equal(waiting[0].outcome(), 2 * rows_of(10))
+        assert waiting[1].outcome()[0] == {many}
+        assert called.wait(PATIENCE)
+
+
+def test_closing_refuses_many_rows_as_it_does_one(model: Gated) -> None:
+    batcher = Batcher(model, max_batch_size=4, caller_runs=False)
+    occupy(batcher, model)
+    many = batcher.submit_many(rows_of(10))
+    batcher.close(drain=False, timeout=0)
+    assert type(many.exception(PATIENCE)) is ClosedError
+
+
+@pytest.mark.parametrize("executor", ["thread", "inline"])
+def test_many_rows_can_be_awaited(run: Callable[[Any], Any], executor: Any) -> None:
+    async def main() -> None:
+        async with Batcher(lambda rows: rows * 2, max_batch_size=4, executor=executor) as batcher:
+            futures = [batcher.submit_many(rows_of(10, 100 * number)) for number in range(5)]
+            single = batcher.submit(ROW)
+            for number, answer in enumerate(await asyncio.gather(*futures)):
+                np.testing.assert_array_equal(answer, 2 * rows_of(10, 100 * number))
+            np.testing.assert_array_equal(await single, 2 * ROW)
+
+    run(main())
+
+
+def test_awaited_rows_of_many_batches_can_be_cancelled(
+    run: Callable[[Any], Any], model: Gated
+) -> None:
+    async def main() -> None:
+        batcher = Batcher(model, max_batch_size=4, caller_runs=False)
+        many = batcher.submit_many(rows_of(10))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(many, 0.01)
+        assert many.cancelled()
+        model.gate.set()
+        np.testing.assert_array_equal(await batcher.submit_many(rows_of(9)), 2 * rows_of(9))
+        await batcher.aclose()
+
+    run(main())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(min_value=1, max_value=25), min_size=1, max_size=12),
+    st.integers(min_value=1, max_value=10),
+    st.data(),
+)
+def test_rows_find_their_way_back_however_they_are_cut_and_cancelled(
+    counts: list[int], size: int, data: st.DataObject
+) -> None:
+    gated = Gated()
+    with Batcher(gated, max_batch_size=size, caller_runs=False) as batcher:
+        batcher.submit(ROW)
+        gated.await_entry()
+        futures = [batcher.submit_many(rows_of(n, 100 * i)) for i, n in enumerate(counts)]
+        cancelled = data.draw(st.sets(st.integers(0, len(counts) - 1)))
+        assert all(futures[number].cancel() for number in cancelled)
+        gated.gate.set()
+        for number, (count, future) in enumerate(zip(counts, futures, strict=True)):
+            if number in cancelled:
+                assert future.cancelled()
+            else:
+                np.testing.assert_array_equal(
+                    future.result(PATIENCE), 2 * rows_of(count, 100 * number)
+                )
+    wanted = sum(count for number, count in enumerate(counts) if number not in cancelled)
+    assert gated.rows_seen == 1 + wanted
+
+
+# map()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 1000])
+def test_map_yields_answers_in_order(count: int) -> None:
+    with Batcher(lambda rows: rows * 2, max_batch_size=8) as batcher:
+        answers = list(batcher.map(rows_of(count)))
+        assert len(answers) == count
+        for number, answer in enumerate(answers):
+            np.testing.assert_array_equal(answer, 2 * (ROW + number))
+
+
+def test_map_takes_no_more_rows_than_it_has_in_flight() -> None:
+    taken = 0
+
+    def endless() -> Iterator[Any]:
+        nonlocal taken
+        for number in itertools.count():
+            taken += 1
+            yield ROW + number
+
+    with Batcher(lambda rows: rows, max_batch_size=4) as batcher:
+        answers = batcher.map(endless())
+        for number in range(100):
+            np.testing.assert_array_equal(next(answers), ROW + number)
+            assert taken <= number + 1 + 4 * 4
+        answers.close()
+
+
+def test_map_keeps_the_model_busy(model: Gated) -> None:
+    """More than one batch is in flight, or the executor would idle while answers are read."""
+    with Batcher(model, max_batch_size=4, caller_runs=False) as batcher:
+        mapping = in_thread(lambda: list(batcher.map(rows_of(50))))
+        until(lambda: batcher.statistics().submitted >= 8)
+        model.gate.set()
+        assert len(mapping.outcome()) == 50
+
+
+@pytest.mark.parametrize("overflow", ["reject", "block"])
+def test_map_waits_for_room(model: Gated, overflow: Any) -> None:
+    with Batcher(
+        model, max_batch_size=2, max_queue_size=3, overflow=overflow, caller_runs=False
+    ) as batcher:
+        occupy(batcher, model)
+        batcher.submit_many(rows_of(3))
+        mapping = in_thread(lambda: list(batcher.map(rows_of(30))))
+        assert mapping.is_alive()
+        model.gate.set()
+        for number, answer in enumerate(mapping.outcome()):
+            np.testing.assert_array_equal(answer, 2 * (ROW + number))
+        assert batcher.statistics().rejected == 0
+
+
+def test_map_ends_with_the_first_error_and_takes_back_what_waits(model: Gated) -> None:
+    def failing(rows: Any) -> Any:
+        model(rows)
+        if 3 in rows:
+            raise LookupError("three")
+        return rows
+
+    with Batcher(failing, max_batch_size=1, caller_runs=False) as batcher:
+        answers = []
+
+        def collect() -> None:
+            model.gate.set()
+            answers.extend(batcher.map(rows_of(100)))
+
+        with pytest.raises(ModelError, match="three"):
+            for answer in batcher.map(itertools.chain(rows_of(4), _after(model, rows_of(96)))):
+                answers.append(answer)
+        assert len(answers) == 3
+        now = batcher.statistics()
+        assert now.submitted < 100
+        until(lambda: sum_ended(batcher) == batcher.statistics().submitted)
+
+
+def _after(model: Gated, rows: Any) -> Iterator[Any]:
+    """The rows, once the gate was opened."""
+    model.gate.set()
+    yield from rows
+
+
+def sum_ended(batcher: Batcher) -> int:
+    now = batcher.statistics()
+    return now.completed + now.failed + now.cancelled
+
+
+def test_map_takes_back_what_waits_when_it_is_left(model: Gated) -> None:
+    with Batcher(model, max_batch_size=2, caller_runs=False) as batcher:
+        opened = threading.Event()
+
+        def rows() -> Iterator[Any]:
+            for number in range(4):
+                yield ROW + number
+            model.gate.set()
+            opened.set()
+            yield ROW + 4
+
+        answers = batcher.map(rows())
+        np.testing.assert_array_equal(next(answers), 0 * ROW)
+        answers.close()
+        until(lambda: sum_ended(batcher) == batcher.statistics().submitted)
+
+
+def test_map_refuses_a_row_that_does_not_fit() -> None:
+    with Batcher(lambda rows: rows) as batcher:
+        answers = batcher.map([ROW, ROW, np.zeros(4), ROW])
+        with pytest.raises(InputError):
+            list(answers)
+
+
+def test_map_hands_on_what_the_iterable_raises() -> None:
+    def rows() -> Iterator[Any]:
+        yield ROW
+        raise LookupError("no more")
+
+    with Batcher(lambda rows: rows) as batcher, pytest.raises(LookupError, match="no more"):
+        list(batcher.map(rows()))
+
+
+def test_map_gives_each_row_its_timeout(model: Gated) -> None:
+    with Batcher(model, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        with pytest.raises(DeadlineError):
+            list(batcher.map(rows_of(3), timeout=0.01))
+        model.gate.set()
+
+
+def test_map_works_inline() -> None:
+    with Batcher(lambda rows: rows * 2, executor="inline", max_batch_size=4) as batcher:
+        for number, answer in enumerate(batcher.map(rows_of(50))):
+            np.testing.assert_array_equal(answer, 2 * (ROW + number))
+        assert batcher.statistics().batches < 50
+
+
+# amap()
+
+
+async def as_they_come(rows: Any) -> AsyncIterator[Any]:
+    for row in rows:
+        await asyncio.sleep(0)
+        yield row
+
+
+@pytest.mark.parametrize("convert", [lambda rows: rows, as_they_come], ids=["sync", "async"])
+@pytest.mark.parametrize("executor", ["thread", "inline"])
+def test_amap_yields_answers_in_order(
+    run: Callable[[Any], Any], convert: Any, executor: Any
+) -> None:
+    async def main() -> None:
+        async with Batcher(lambda rows: rows * 2, max_batch_size=8, executor=executor) as batcher:
+            for count in (0, 1, 200):
+                answers = [y async for y in batcher.amap(convert(rows_of(count)))]
+                assert len(answers) == count
+                for number, answer in enumerate(answers):
+                    np.testing.assert_array_equal(answer, 2 * (ROW + number))
+
+    run(main())
+
+
+def test_amap_waits_for_room(run: Callable[[Any], Any], model: Gated) -> None:
+    async def main() -> None:
+        async with Batcher(
+            model, max_batch_size=2, max_queue_size=3, caller_runs=False
+        ) as batcher:
+            occupy(batcher, model)
+            batcher.submit_many(rows_of(3))
+
+            async def collect() -> list[Any]:
+                return [y async for y in batcher.amap(rows_of(30))]
+
+            task = asyncio.create_task(collect())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not task.done()
+            assert batcher.statistics().queue_depth == 3
+            model.gate.set()
+            for number, answer in enumerate(await task):
+                np.testing.assert_array_equal(answer, 2 * (ROW + number))
+            assert batcher.statistics().rejected == 0
+
+    run(main())
+
+
+def test_amap_takes_back_what_waits_when_it_fails_or_is_cancelled(
+    run: Callable[[Any], Any], model: Gated
+) -> None:
+    async def main() -> None:
+        async with Batcher(model, max_batch_size=2, caller_runs=False) as batcher:
+            occupy(batcher, model)
+
+            async def collect(rows: Any) -> list[Any]:
+                return [y async for y in batcher.amap(rows)]
+
+            task = asyncio.create_task(collect(rows_of(4)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert batcher.statistics().submitted == 5
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with pytest.raises(InputError):
+                await collect([ROW, "text"])
+            assert batcher.statistics().cancelled == 5
+            model.gate.set()
+
+    run(main())
+    assert model.rows_seen == 1
+
+
+def test_amap_takes_no_more_rows_than_it_has_in_flight(run: Callable[[Any], Any]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Any]:
+        nonlocal taken
+        for number in itertools.count():
+            taken += 1
+            yield ROW + number
+
+    async def main() -> None:
+        async with Batcher(lambda rows: rows, max_batch_size=4) as batcher:
+            answers = batcher.amap(endless())
+            for number in range(50):
+                np.testing.assert_array_equal(await anext(answers), ROW + number)
+                assert taken <= number + 1 + 4 * 4
+            await answers.aclose()
+
+    run(main())
