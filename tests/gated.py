@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,12 @@ class Work(threading.Thread):
             self._answer = self._work()
         except BaseException as error:
             self._error = error
+
+    @property
+    def asleep(self) -> bool:
+        """True if the thread waits for something."""
+        stat = Path(f"/proc/self/task/{self.native_id}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] == "S"
 
     def outcome(self) -> Any:
         """What the work returned, or raises what it raised; waits for it."""

@@ -75,9 +75,7 @@ def test_a_future_may_be_awaited_twice(run: Run) -> None:
     run(main())
 
 
-def test_a_future_may_be_awaited_by_several_tasks(
-    run: Run, model: Gated, batcher: Batcher
-) -> None:
+def test_a_future_may_be_awaited_by_several_tasks(run: Run, model: Gated, batcher: Batcher) -> None:
     async def main() -> None:
         future = batcher.submit(ROW)
 

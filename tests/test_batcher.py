@@ -267,9 +267,7 @@ def test_a_timeout_may_be_longer_than_any_clock() -> None:
 def test_the_queue_takes_exactly_as_many_rows_as_it_may(
     bound: int, size: int, model: Gated
 ) -> None:
-    with Batcher(
-        model, max_queue_size=bound, max_batch_size=size, caller_runs=False
-    ) as batcher:
+    with Batcher(model, max_queue_size=bound, max_batch_size=size, caller_runs=False) as batcher:
         occupy(batcher, model)
         assert fill(batcher) == bound
         now = batcher.statistics()
@@ -363,9 +361,7 @@ def test_a_call_waits_for_room_if_told_to(model: Gated) -> None:
 
 def test_a_coroutine_waits_for_room_if_told_to(run: Callable[[Any], Any], model: Gated) -> None:
     async def main() -> None:
-        async with Batcher(
-            model, max_queue_size=2, overflow="block", caller_runs=False
-        ) as batcher:
+        async with Batcher(model, max_queue_size=2, overflow="block", caller_runs=False) as batcher:
             occupy(batcher, model)
             assert fill(batcher) == 2
 
@@ -587,7 +583,9 @@ def test_inline_a_cancelled_request_never_reaches_the_model(run: Callable[[Any],
 
 @pytest.mark.parametrize("door", ["call", "result", "bulk", "map"])
 @pytest.mark.parametrize(
-    "settings", [{}, {"caller_runs": False}, {"executor": "inline"}], ids=["led", "thread", "inline"]
+    "settings",
+    [{}, {"caller_runs": False}, {"executor": "inline"}],
+    ids=["led", "thread", "inline"],
 )
 def test_a_model_that_waits_for_its_own_batcher_is_told_so(door: str, settings: Any) -> None:
     asked = threading.Event()

@@ -124,9 +124,7 @@ def test_many_rows_are_converted_as_one_is(many: Any) -> None:
     ids=repr,
 )
 @pytest.mark.parametrize("given", [True, False], ids=["given", "inferred"])
-def test_many_rows_that_do_not_fit_are_refused_as_one_is(
-    many: Any, came: str, given: bool
-) -> None:
+def test_many_rows_that_do_not_fit_are_refused_as_one_is(many: Any, came: str, given: bool) -> None:
     with Batcher(lambda rows: rows, inputs=TensorSpec((3,), "f8") if given else None) as batcher:
         if not given:
             batcher(ROW)
@@ -136,7 +134,9 @@ def test_many_rows_that_do_not_fit_are_refused_as_one_is(
         assert batcher.statistics().submitted == (0 if given else 1)
 
 
-@pytest.mark.parametrize("many", [5, None, iter([ROW]), (), {}, [], ([], []), {"a": []}, ("a", "b")])
+@pytest.mark.parametrize(
+    "many", [5, None, iter([ROW]), (), {}, [], ([], []), {"a": []}, ("a", "b")]
+)
 def test_many_rows_that_come_first_and_are_none_are_refused(many: Any) -> None:
     with Batcher(lambda rows: rows) as batcher:
         with pytest.raises(InputError):
@@ -320,30 +320,31 @@ def test_awaited_rows_of_many_batches_can_be_cancelled(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.integers(min_value=1, max_value=25), min_size=1, max_size=12),
-    st.integers(min_value=1, max_value=10),
-    st.data(),
+    st.lists(st.tuples(st.integers(1, 25), st.booleans()), min_size=1, max_size=12),
+    st.integers(1, 10),
 )
 def test_rows_find_their_way_back_however_they_are_cut_and_cancelled(
-    counts: list[int], size: int, data: st.DataObject
+    requests: list[tuple[int, bool]], size: int
 ) -> None:
     gated = Gated()
     with Batcher(gated, max_batch_size=size, caller_runs=False) as batcher:
         batcher.submit(ROW)
         gated.await_entry()
-        futures = [batcher.submit_many(rows_of(n, 100 * i)) for i, n in enumerate(counts)]
-        cancelled = data.draw(st.sets(st.integers(0, len(counts) - 1)))
-        assert all(futures[number].cancel() for number in cancelled)
+        futures = [
+            batcher.submit_many(rows_of(count, 100 * number))
+            for number, (count, _) in enumerate(requests)
+        ]
+        for future, (_, cancelled) in zip(futures, requests, strict=True):
+            assert not cancelled or future.cancel()
         gated.gate.set()
-        for number, (count, future) in enumerate(zip(counts, futures, strict=True)):
-            if number in cancelled:
+        for number, (future, (count, cancelled)) in enumerate(zip(futures, requests, strict=True)):
+            if cancelled:
                 assert future.cancelled()
             else:
                 np.testing.assert_array_equal(
                     future.result(PATIENCE), 2 * rows_of(count, 100 * number)
                 )
-    wanted = sum(count for number, count in enumerate(counts) if number not in cancelled)
-    assert gated.rows_seen == 1 + wanted
+    assert gated.rows_seen == 1 + sum(count for count, cancelled in requests if not cancelled)
 
 
 # map()
@@ -399,55 +400,43 @@ def test_map_waits_for_room(model: Gated, overflow: Any) -> None:
         assert batcher.statistics().rejected == 0
 
 
-def test_map_ends_with_the_first_error_and_takes_back_what_waits(model: Gated) -> None:
+def all_accounted_for(batcher: Batcher) -> bool:
+    now = batcher.statistics()
+    return now.submitted == now.completed + now.failed + now.cancelled
+
+
+def test_map_ends_with_the_first_error_and_takes_back_what_waits() -> None:
     def failing(rows: Any) -> Any:
-        model(rows)
         if 3 in rows:
             raise LookupError("three")
         return rows
 
-    with Batcher(failing, max_batch_size=1, caller_runs=False) as batcher:
+    with Batcher(failing, max_batch_size=1) as batcher:
         answers = []
-
-        def collect() -> None:
-            model.gate.set()
-            answers.extend(batcher.map(rows_of(100)))
-
+        mapping = batcher.map(rows_of(100))
+        for _ in range(3):
+            answers.append(next(mapping))
         with pytest.raises(ModelError, match="three"):
-            for answer in batcher.map(itertools.chain(rows_of(4), _after(model, rows_of(96)))):
-                answers.append(answer)
-        assert len(answers) == 3
-        now = batcher.statistics()
-        assert now.submitted < 100
-        until(lambda: sum_ended(batcher) == batcher.statistics().submitted)
-
-
-def _after(model: Gated, rows: Any) -> Iterator[Any]:
-    """The rows, once the gate was opened."""
-    model.gate.set()
-    yield from rows
-
-
-def sum_ended(batcher: Batcher) -> int:
-    now = batcher.statistics()
-    return now.completed + now.failed + now.cancelled
+            next(mapping)
+        assert batcher.statistics().submitted < 100
+        until(lambda: all_accounted_for(batcher))
+    for number, answer in enumerate(answers):
+        np.testing.assert_array_equal(answer, ROW + number)
 
 
 def test_map_takes_back_what_waits_when_it_is_left(model: Gated) -> None:
     with Batcher(model, max_batch_size=2, caller_runs=False) as batcher:
-        opened = threading.Event()
 
         def rows() -> Iterator[Any]:
-            for number in range(4):
+            for number in itertools.count():
+                if number == 4:
+                    model.gate.set()
                 yield ROW + number
-            model.gate.set()
-            opened.set()
-            yield ROW + 4
 
         answers = batcher.map(rows())
         np.testing.assert_array_equal(next(answers), 0 * ROW)
         answers.close()
-        until(lambda: sum_ended(batcher) == batcher.statistics().submitted)
+        until(lambda: all_accounted_for(batcher))
 
 
 def test_map_refuses_a_row_that_does_not_fit() -> None:
@@ -508,9 +497,7 @@ def test_amap_yields_answers_in_order(
 
 def test_amap_waits_for_room(run: Callable[[Any], Any], model: Gated) -> None:
     async def main() -> None:
-        async with Batcher(
-            model, max_batch_size=2, max_queue_size=3, caller_runs=False
-        ) as batcher:
+        async with Batcher(model, max_batch_size=2, max_queue_size=3, caller_runs=False) as batcher:
             occupy(batcher, model)
             batcher.submit_many(rows_of(3))
 

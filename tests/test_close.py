@@ -269,7 +269,7 @@ def test_callers_that_wait_for_room_are_refused(model: Gated, drain: bool) -> No
     running, waiting = queued(batcher, model, 2)
     blocked = [in_thread(lambda: batcher(ROW)) for _ in range(4)]
     mapping = in_thread(lambda: list(batcher.map([ROW] * 4)))
-    until(lambda: batcher.statistics().rejected >= 5)  # each has found the queue full
+    until(lambda: all(caller.asleep for caller in [*blocked, mapping]))
     closing = in_thread(lambda: batcher.close(drain=drain))
     until(lambda: batcher.closed)
     model.gate.set()
@@ -288,8 +288,7 @@ def test_coroutines_that_wait_for_room_are_refused(model: Gated) -> None:
     async def main() -> list[Any]:
         batcher = Batcher(model, max_batch_size=1, max_queue_size=2, overflow="block")
         tasks = [asyncio.ensure_future(batcher.predict_async(ROW)) for _ in range(8)]
-        while batcher.statistics().rejected < 5:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # each has taken its first step, and found the queue full
         await asyncio.get_running_loop().run_in_executor(None, model.await_entry)
         closing = asyncio.create_task(batcher.aclose(drain=False))
         while not batcher.closed:

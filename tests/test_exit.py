@@ -123,13 +123,14 @@ def test_with_threads_blocked_on_a_model_that_never_returns() -> None:
         futures = [batcher.submit(ROW) for _ in range(2)]
         entered.wait()
         futures += [batcher.submit(ROW) for _ in range(8)]
+        blocked = []
         for future in futures:
-            in_daemon(future.result)
-            in_daemon(lambda future=future: concurrent.futures.wait([future]))
+            blocked.append(in_thread(future.result))
+            blocked.append(in_thread(lambda future=future: concurrent.futures.wait([future])))
         for _ in range(4):
-            in_daemon(lambda: batcher(ROW))  # no room
-            in_daemon(lambda: list(batcher.map([ROW] * 20)))
-        until(lambda: batcher.statistics().rejected >= 8)
+            blocked.append(in_thread(lambda: batcher(ROW)))  # no room
+            blocked.append(in_thread(lambda: list(batcher.map([ROW] * 20))))
+        until(lambda: all(caller.asleep for caller in blocked))
     """)
 
 

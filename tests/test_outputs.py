@@ -220,9 +220,7 @@ def test_a_model_may_answer_with_what_it_was_given(view: Any, outputs: Any) -> N
     ],
 )
 @pytest.mark.parametrize("outputs", ["auto", "view", "copy"])
-def test_a_caller_may_write_to_its_answer_without_harm_to_others(
-    model: Any, outputs: Any
-) -> None:
+def test_a_caller_may_write_to_its_answer_without_harm_to_others(model: Any, outputs: Any) -> None:
     with Batcher(model, outputs=outputs) as batcher:
         futures = [batcher.submit(ROW) for _ in range(8)]
         answers = [future.result(PATIENCE) for future in futures]

@@ -62,7 +62,9 @@ def test_a_dtype_without_a_width_is_refused(dtype: Any) -> None:
 
 def test_a_dtype_takes_the_native_byte_order() -> None:
     assert TensorSpec((), ">i4").dtype == np.dtype("i4")
-    assert TensorSpec((), [("a", ">i4"), ("b", ">f8")]).dtype == np.dtype([("a", "i4"), ("b", "f8")])
+    assert TensorSpec((), [("a", ">i4"), ("b", ">f8")]).dtype == np.dtype(
+        [("a", "i4"), ("b", "f8")]
+    )
 
 
 # Specs of a whole request

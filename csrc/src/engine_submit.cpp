@@ -160,6 +160,14 @@ bool Engine::has_room(Lane& lane, std::uint64_t rows) noexcept {
 
 Batch* Engine::pending_batch(Lane& lane) noexcept {
     const std::lock_guard lock(mutex_);
+    for (const auto& executor : executors_) {
+        if (executor->kind != ExecutorKind::Inline) continue;
+        // Whoever has a batch now takes the rest as well; if nobody has, it is for the caller to do.
+        if (executor->running.empty()) return nullptr;
+        Batch* const running = executor->running.back().batch;
+        running->retain();
+        return running;
+    }
     const Slab* slab =
         lane.ready.empty() ? lane.open.load(std::memory_order_relaxed) : lane.ready.front();
     Batch* const batch = slab == nullptr || slab->reserved() == 0 ? nullptr : slab->batch();

@@ -6,6 +6,7 @@
 
 #include "tidegate/engine.hpp"
 #include "tidegate/gate.hpp"
+#include "tidegate/turnstile.hpp"
 
 namespace tidegate {
 
@@ -104,8 +105,13 @@ constexpr Waist kWaist = {
                        SlotState state) noexcept { return engine->settle(*batch, index, state); },
     .batch_wait =
         [](Engine* engine, Batch* batch, std::uint32_t index, Nanos deadline) noexcept {
-            return batch->wait(index, deadline, engine->waits_are_short() ? kWaitSpin : 0,
-                               engine->clock());
+            Turnstile& turnstile = Turnstile::instance();
+            turnstile.leave();
+            const WaitResult result =
+                batch->wait(index, deadline, engine->waits_are_short() ? kWaitSpin : 0,
+                            engine->clock());
+            turnstile.enter(engine->clock());
+            return result;
         },
     .batch_subscribe = [](Batch* batch, Port* port,
                           void* token) noexcept { return batch->subscribe(*port, token); },
@@ -145,7 +151,11 @@ constexpr Waist kWaist = {
     .gate_got = [](Nanos wanted_at) noexcept { Gate::instance().got(wanted_at, steady()); },
     .gate_set_main_thread_hook =
         [](void (*hook)()) noexcept { Gate::instance().set_main_thread_hook(hook); },
-    .gate_reset_after_fork = []() noexcept { Gate::instance().reset_after_fork(); },
+    .gate_reset_after_fork =
+        []() noexcept {
+            Gate::instance().reset_after_fork();
+            Turnstile::instance().reset_after_fork();
+        },
 };
 
 }  // namespace

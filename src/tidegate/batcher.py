@@ -305,6 +305,7 @@ class Batcher(_fast.Gateway):
             try:
                 return self._offer(x, left)
             except QueueFullError:
+                self._session.run_inline()
                 room = self._session.wait_room()
             if room is None:
                 await asyncio.sleep(0)
@@ -318,6 +319,7 @@ class Batcher(_fast.Gateway):
                 ) from None
 
     def _await_room(self) -> None:
+        self._session.run_inline()
         room = self._session.wait_room()
         if room is not None:
             room.result()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tidegate.errors import ClosedError, ConfigError, TidegateError
+from tidegate.errors import ClosedError, ConfigError
 
 __all__ = ["Instance", "ModelPool"]
 
@@ -72,8 +72,14 @@ class ModelPool:
     ) -> None:
         if isinstance(instances, bool) or not isinstance(instances, int) or instances < 1:
             raise ConfigError(f"instances must be at least 1, got {instances!r}")
+        if devices is not None and (isinstance(devices, str) or not isinstance(devices, Sequence)):
+            raise ConfigError(f"devices must be a sequence of devices or None, got {devices!r}")
         if devices is not None and len(devices) == 0:
             raise ConfigError("devices must name at least one device, or be None")
+        if not callable(factory) and not isinstance(factory, Iterable):
+            raise ConfigError(
+                f"a ModelPool needs a factory or ready models, got {type(factory).__name__}"
+            )
         self.name = name or "pool"
         self.version: str | None = None
         self._warmup = warmup
@@ -170,7 +176,10 @@ class ModelPool:
 
         Raises:
             ClosedError: The pool is closed.
+            ConfigError: `factory` is no factory.
         """
+        if not callable(factory):
+            raise ConfigError(f"swap() needs a factory, got {type(factory).__name__}")
         if self._closed:
             raise ClosedError(f"model pool {self.name!r} is closed")
         models = [self._make(factory, instance.device) for instance in self._instances]
@@ -202,7 +211,7 @@ def _takes_a_device(factory: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError) as error:
-        raise TidegateError(f"cannot tell whether {factory!r} takes a device: {error}") from error
+        raise ConfigError(f"cannot tell whether {factory!r} takes a device: {error}") from error
     try:
         signature.bind(None)
     except TypeError:

@@ -80,7 +80,9 @@ def check_spec(spec: Any) -> Spec:
     elif isinstance(spec, (tuple, list)):
         parts = list(spec)
     if parts and all(isinstance(leaf, TensorSpec) for leaf in parts):
-        return dict(spec) if isinstance(spec, Mapping) else tuple(parts)
+        if isinstance(spec, Mapping):
+            return dict(spec)
+        return spec if isinstance(spec, tuple) else tuple(parts)  # a named tuple keeps its names
     raise ConfigError(
         f"inputs must be a TensorSpec, or a tuple or mapping of TensorSpecs, got {spec!r}"
     )

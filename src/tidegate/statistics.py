@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 __all__ = ["ExecutorStatistics", "HistogramStatistics", "Statistics"]
@@ -115,6 +114,5 @@ def from_engine(raw: dict[str, Any]) -> Statistics:
     fields = dict(raw)
     for name in _HISTOGRAMS:
         fields[name] = HistogramStatistics(**fields[name])
-    fields["dispatched"] = MappingProxyType(fields["dispatched"])
     fields["executors"] = tuple(ExecutorStatistics(*entry) for entry in fields["executors"])
     return Statistics(**fields)

@@ -48,6 +48,9 @@ from waist cimport *
 
 cnp.import_array()
 
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
 cdef extern from "Python.h":
     ctypedef enum PySendResult:
         PYGEN_RETURN

@@ -278,8 +278,14 @@ cdef void yield_gil():
             w.gate_stay_away()
 
 
+cdef unsigned long _main_thread = PyThread_get_thread_ident()
+cdef int _models_in_main_thread = 0  # that it runs now, as a leading caller or an inline loop
+
+
 cdef int _yield_in_main_thread(void* unused) noexcept:
-    yield_gil()
+    # A main thread that runs the model itself would only ask itself to wait.
+    if _models_in_main_thread == 0:
+        yield_gil()
     return 0
 
 
@@ -290,7 +296,9 @@ cdef void _ask_main_thread() noexcept nogil:
 
 def _forget_after_fork():
     """The child shares the parent's descriptors and has none of its threads."""
-    global _last_state, _last_channel, _callback_channel
+    global _last_state, _last_channel, _callback_channel, _main_thread, _models_in_main_thread
+    _main_thread = PyThread_get_thread_ident()
+    _models_in_main_thread = 0
     _last_state = NULL
     _last_channel = NULL
     _callback_channel = None

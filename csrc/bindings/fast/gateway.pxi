@@ -159,11 +159,13 @@ cdef class Gateway:
 
     cdef int wait_for_room(self, int64_t deadline) except -1:
         cdef Session session = self.session
-        cdef Future future = session.wait_room()
+        cdef Future future
         if session.inline_runner is not None:
             session.inline_runner.run_here()
-            return 0
+        future = session.wait_room()
         if future is None:
+            with nogil:
+                sched_yield()  # whoever is about to make room may need the GIL
             return 0
         try:
             future.wait_native(session, deadline)
@@ -200,7 +202,12 @@ cdef class Gateway:
         if session is None:
             raise TidegateError("Batcher.__init__ was not called")
         if session.objects:
-            prepared = list(X)
+            try:
+                rows = iter(X)
+            except TypeError as error:
+                raise InputError(f"expected an iterable of objects, got {_describe(X)}",
+                                 expected="an iterable of objects", given=_describe(X)) from error
+            prepared = list(rows)
             k = len(prepared)
         else:
             if session.schema is None:

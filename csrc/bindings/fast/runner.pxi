@@ -16,7 +16,6 @@ cdef class Runner:
     cdef object lease          # an Instance of a pool, or None
     cdef unsigned long thread  # the thread that runs it now, else 0
     cdef object interrupt      # a BaseException out of the model, for the thread that led
-    cdef object callback       # run_scheduled, bound once
     cdef dict scheduled        # executor="inline": loops that will call run_scheduled()
 
     def __init__(self, Session session not None, model, lease, bint inline):
@@ -24,7 +23,6 @@ cdef class Runner:
         self.model = model
         self.lease = lease
         self.scheduled = {}
-        self.callback = self.run_scheduled
         self.executor = session.w.add_executor(
             session.engine, ExecutorKind.Inline if inline else ExecutorKind.Thread)
         session.runners.append(self)
@@ -57,7 +55,7 @@ cdef class Runner:
         staging = <Staging>taken.owner
         batch = <BatchState>taken.tenant
         if rows > 0:
-            self.thread = PyThread_get_thread_ident()
+            self.enter_model()
             try:
                 if self.session.objects:
                     argument = [None] * rows
@@ -75,13 +73,25 @@ cdef class Runner:
                 outcome = Outcome.Failed
                 if not isinstance(error, Exception):
                     self.interrupt = error
-            self.thread = outer
+            self.leave_model(outer)
             answer = argument = None
         if staging.shared() or not w.keeps_memory(self.session.engine, taken):
             memory = w.detach(taken)
             Py_DECREF(<object>memory)
         Py_DECREF(batch)  # the core's reference
         return outcome
+
+    cdef void enter_model(self) noexcept:
+        global _models_in_main_thread
+        self.thread = PyThread_get_thread_ident()
+        if self.thread == _main_thread:
+            _models_in_main_thread += 1
+
+    cdef void leave_model(self, unsigned long outer) noexcept:
+        global _models_in_main_thread
+        if self.thread == _main_thread:
+            _models_in_main_thread -= 1
+        self.thread = outer
 
     def serve(self):
         """Body of an executor thread: returns when the engine is closed and drained."""
@@ -157,7 +167,7 @@ cdef class Runner:
         if channel not in self.scheduled:
             self.scheduled[channel] = []
             # With a context of its own the loop need not copy ours.
-            channel.loop.call_soon(self.callback, channel, context=channel.context)
+            channel.loop.call_soon(self.run_scheduled, channel, context=channel.context)
         return 0
 
     cdef bint will_run(self, Channel channel, BatchState batch) except -1:
