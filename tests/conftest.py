@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.gated import PATIENCE, Gated
-from tidegate import Batcher
+from tests.gated import PATIENCE, ROW, Gated
+from tidegate import Batcher, Future
 
 
 @pytest.fixture
@@ -28,6 +28,14 @@ def batcher(model: Gated) -> Iterator[Batcher]:
     yield made
     model.gate.set()
     made.close(timeout=PATIENCE)
+
+
+@pytest.fixture
+def running(model: Gated, batcher: Batcher) -> Future:
+    """A request that the model has."""
+    future = batcher.submit(ROW)
+    model.await_entry()
+    return future
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,9 @@ def factory_of(models: list[Any]) -> Callable[[Any], Any]:
     """A factory that remembers what it made."""
 
     def factory(device: Any) -> Exclusive:
-        models.append(Exclusive(device))
-        return models[-1]
+        model = Exclusive(device)
+        models.append(model)
+        return model
 
     return factory
 
@@ -233,7 +235,7 @@ def test_acquire_lends_a_model_that_nobody_else_gets() -> None:
     pool = ModelPool(Exclusive, instances=2)
     with pool.acquire() as first, pool.acquire() as second:
         assert first is not second
-        with pytest.raises(TimeoutError, match="within 0.01 s") as caught, pool.acquire(0.01):
+        with pytest.raises(TimeoutError, match=r"within 0\.01 s") as caught, pool.acquire(0.01):
             pass
         assert not isinstance(caught.value, TidegateError)
     with pool.acquire(timeout=0) as again:
@@ -288,7 +290,7 @@ def test_a_closed_pool_lends_nothing_and_its_batchers_go_on() -> None:
         waiting = in_thread(lambda: pool.acquire().__enter__())
         until(lambda: pool._waiting == 1)
         pool.close()
-        with pytest.raises(ClosedError, match="pool .* is closed"):
+        with pytest.raises(ClosedError, match=r"pool .* is closed"):
             waiting.outcome()
     with pytest.raises(ClosedError), pool.acquire():
         pass
@@ -385,4 +387,4 @@ def test_swapping_under_load_drops_no_request() -> None:
     # Each caller waits for its answer before it asks again, so it never sees a version go back,
     # but for the moment in which one instance has been replaced and another has not.
     for seen in answers:
-        assert all(later >= earlier - 1 for earlier, later in zip(seen, seen[1:], strict=False))
+        assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(seen))

@@ -96,7 +96,7 @@ def test_the_queue_is_bounded_in_proportion_to_the_batch() -> None:
         assert big.max_queue_size == 3200
         big.max_queue_size = 7
         assert big.max_queue_size == 7
-        big.max_queue_size = None  # type: ignore[assignment]
+        big.max_queue_size = None
         assert big.max_queue_size == 3200
 
 

@@ -239,6 +239,15 @@ Status Engine::try_take(Executor& executor, Taken& taken) noexcept {
     return Status::Ok;
 }
 
+void Engine::record_ages(Histogram& histogram, const Taken& taken, Nanos now) noexcept {
+    Histogram::Tally tally(histogram);
+    for (std::uint32_t row = 0; row < taken.reserved; ++row) {
+        if (taken.batch->slot(row) != SlotState::Claimed) continue;
+        const Nanos age = now - taken.slab->submitted(row);
+        tally.record(static_cast<std::uint64_t>(std::max<Nanos>(0, age)));
+    }
+}
+
 std::uint32_t Engine::claim(Taken& taken) noexcept {
     Batch& batch = *taken.batch;
     taken.tenant = std::exchange(batch.tenant, nullptr);
@@ -266,12 +275,7 @@ std::uint32_t Engine::claim(Taken& taken) noexcept {
         batch.move_row(last, hole);
     }
     const std::uint32_t live = batch.live();
-    for (std::uint32_t row = 0; row < taken.reserved; ++row) {
-        if (batch.slot(row) == SlotState::Claimed) {
-            counters_.queue_duration.record(static_cast<std::uint64_t>(
-                std::max<Nanos>(0, taken.started - taken.slab->submitted(row))));
-        }
-    }
+    record_ages(counters_.queue_duration, taken, taken.started);
     return live;
 }
 
@@ -300,12 +304,7 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     Batch& batch = *taken.batch;
     const std::uint32_t live = batch.live();
     const auto run = static_cast<std::uint64_t>(std::max<Nanos>(0, now - taken.started));
-    for (std::uint32_t row = 0; row < taken.reserved; ++row) {
-        if (batch.slot(row) == SlotState::Claimed) {
-            counters_.request_duration.record(
-                static_cast<std::uint64_t>(std::max<Nanos>(0, now - taken.slab->submitted(row))));
-        }
-    }
+    record_ages(counters_.request_duration, taken, now);
     const bool decided = batch.decide(outcome, status);  // not if it was abandoned
     {
         const std::lock_guard lock(mutex_);

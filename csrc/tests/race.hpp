@@ -8,6 +8,13 @@
 
 namespace tidegate::testing {
 
+/// How many rounds a race is worth: a sanitizer makes each cost much more.
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr int kRaceRounds = 2'000;
+#else
+inline constexpr int kRaceRounds = 20'000;
+#endif
+
 /// Runs `left(round)` and `right(round)` against each other, then `check(round)` alone.
 template <typename Left, typename Right, typename Check>
 void race(int rounds, Left left, Right right, Check check) {

@@ -8,6 +8,7 @@
 #include "tidegate/batch.hpp"
 
 using namespace tidegate;
+using tidegate::testing::kRaceRounds;
 using tidegate::testing::race;
 
 namespace {
@@ -78,7 +79,7 @@ void test_waiting_without_threads() {
 /// `wake` against a thread that goes to sleep; a lost wake-up hangs.
 template <typename Wake>
 void race_with_sleeper(WaitResult expected, Wake wake) {
-    constexpr int kRounds = 8'000;
+    constexpr int kRounds = kRaceRounds;
     std::vector<Batch*> batches;
     for (int i = 0; i < kRounds; ++i) batches.push_back(new Batch(2));
     race(
@@ -127,7 +128,7 @@ void test_all_sleepers_wake() {
 
 void test_settle_and_claim_agree() {
     constexpr std::uint32_t kSlots = 8;
-    constexpr int kRounds = 2'000;
+    constexpr int kRounds = kRaceRounds;
     std::vector<Batch*> batches;
     for (int i = 0; i < kRounds; ++i) batches.push_back(new Batch(kSlots));
     std::uint32_t cancelled = 0;
@@ -151,7 +152,7 @@ void test_settle_and_claim_agree() {
 }
 
 void test_deciding_is_exclusive() {
-    constexpr int kRounds = 2'000;
+    constexpr int kRounds = kRaceRounds;
     std::vector<Batch*> batches;
     for (int i = 0; i < kRounds; ++i) batches.push_back(new Batch(1));
     bool left = false;

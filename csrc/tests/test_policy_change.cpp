@@ -95,8 +95,8 @@ void test_a_shorter_delay_is_kept_by_the_timer() {
     CHECK(engine.reserve(lane, 1, 1, kNever, reservation) == Status::Ok);
     engine.commit(lane, reservation);
     // By now the timer sleeps until the old instant.
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    engine.set_policy(Policy{.max_queue_delay = 20 * kMillisecond});
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    engine.set_policy(Policy{.max_queue_delay = 60 * kMillisecond});
     CHECK(waiter.status() == Status::Ok);
     Taken taken;
     CHECK(engine.seal(waiter.executor, taken) == Status::Ok);

@@ -118,7 +118,7 @@ void test_a_model_may_keep_the_memory() {
 
 void test_whom_to_wait_for_when_the_queue_is_full() {
     Rig rig(Policy{.max_batch_size = 2, .max_queue_size = 3});
-    Executor& executor = rig.engine.add_executor(ExecutorKind::Inline);
+    Waiter waiter(rig.engine);
     CHECK(rig.engine.pending_batch(rig.lane) == nullptr);
     const Request first = rig.submit(1);
     Batch* pending = rig.engine.pending_batch(rig.lane);
@@ -128,10 +128,25 @@ void test_whom_to_wait_for_when_the_queue_is_full() {
     rig.submit(3);
     pending = rig.engine.pending_batch(rig.lane);
     CHECK(pending == first.batch, "the front of the queue");
-    rig.run(executor);
+    CHECK(waiter.status() == Status::Ok);
+    rig.run(waiter.executor);
     CHECK(pending->done());
     CHECK(rig.engine.has_room(rig.lane, 1));
     pending->release();
+}
+
+void test_whom_to_wait_for_beside_an_inline_executor() {
+    Rig rig(Policy{.max_batch_size = 2, .max_queue_size = 3});
+    Executor& executor = rig.engine.add_executor(ExecutorKind::Inline);
+    rig.submit(1);
+    CHECK(rig.engine.pending_batch(rig.lane) == nullptr, "the caller can run it");
+    Taken taken = rig.take(executor);
+    Batch* const pending = rig.engine.pending_batch(rig.lane);
+    CHECK(pending == taken.batch, "somebody else runs it");
+    rig.finish(executor, taken);
+    CHECK(pending->done());
+    pending->release();
+    CHECK(rig.engine.pending_batch(rig.lane) == nullptr);
 }
 
 void test_a_batch_that_cannot_grow_is_not_held_back() {
@@ -168,6 +183,7 @@ int main() {
     test_memory_is_reused_and_bounded();
     test_a_model_may_keep_the_memory();
     test_whom_to_wait_for_when_the_queue_is_full();
+    test_whom_to_wait_for_beside_an_inline_executor();
     test_a_batch_that_cannot_grow_is_not_held_back();
     test_retiring_a_batch_wakes_even_if_memory_is_missing();
 }

@@ -150,32 +150,52 @@ void test_the_delay_is_kept() {
     }
 }
 
-/// Deadlines that pass while others are still being set: none is forgotten.
-void test_deadlines_are_kept() {
+/// There is no executor: only the timer can end the request, or this hangs.
+void check_expires(const Reservation& reservation) {
+    Batch& batch = *reservation.batch;
+    CHECK(batch.wait(reservation.index, kNever, 0, steady) == WaitResult::Settled);
+    CHECK(batch.slot(reservation.index) == SlotState::Expired);
+    CHECK(steady.now() >= reservation.deadline, "not early");
+    batch.release();
+}
+
+void test_deadlines_of_several_threads_are_kept() {
     LiveEngine live(Policy{.max_batch_size = 512, .max_queue_size = 100'000});
     std::vector<std::thread> threads;
     for (unsigned seed = 1; seed <= 3; ++seed) {
         threads.emplace_back([&live, seed] {
             std::minstd_rand random(seed);
-            for (int burst = 0; burst < 400; ++burst) {
+            for (int burst = 0; burst < 100; ++burst) {
                 std::vector<Reservation> reservations;
                 for (int row = 0; row < 12; ++row) {
-                    reservations.push_back(
-                        live.submit(steady.now() + static_cast<Nanos>(random() % 20'000)));
+                    const auto patience = static_cast<Nanos>(random() % 20'000);
+                    reservations.push_back(live.submit(steady.now() + patience));
                 }
-                // There is no executor: only the timer can end these, or it hangs.
-                for (const Reservation& reservation : reservations) {
-                    CHECK(reservation.batch->wait(reservation.index, kNever, 0, steady) ==
-                          WaitResult::Settled);
-                    CHECK(reservation.batch->slot(reservation.index) == SlotState::Expired);
-                    CHECK(steady.now() >= reservation.deadline, "not early");
-                    reservation.batch->release();
-                }
+                for (const Reservation& reservation : reservations) check_expires(reservation);
             }
         });
     }
     for (std::thread& thread : threads) thread.join();
-    CHECK_EQUAL(live.engine.statistics().expired, 3u * 400u * 12u);
+    CHECK_EQUAL(live.engine.statistics().expired, 3u * 100u * 12u);
+}
+
+/// A deadline that is set while the timer is at work on an earlier one is not forgotten.
+void test_deadlines_that_come_while_others_pass_are_kept() {
+    LiveEngine live(Policy{.max_batch_size = 8'192, .max_queue_size = 100'000});
+    // Rows that the timer has to look through each time.
+    for (int row = 0; row < 500; ++row) {
+        live.submit(steady.now() + 3'600'000 * kMillisecond).batch->release();
+    }
+    std::minstd_rand random(1);
+    for (int round = 0; round < 2'000; ++round) {
+        const Reservation early = live.submit(steady.now() + 20 * kMicrosecond);
+        const Nanos moment = early.deadline + static_cast<Nanos>(random() % 40'000);
+        while (steady.now() < moment) {
+        }
+        const Reservation late = live.submit(steady.now() + 10 * kMicrosecond);
+        check_expires(late);
+        check_expires(early);
+    }
 }
 
 }  // namespace
@@ -187,5 +207,6 @@ int main() {
     test_a_stopped_timer_stays_stopped();
     test_without_a_thread_the_instant_is_noted();
     test_the_delay_is_kept();
-    test_deadlines_are_kept();
+    test_deadlines_of_several_threads_are_kept();
+    test_deadlines_that_come_while_others_pass_are_kept();
 }

@@ -147,7 +147,7 @@ def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def _is_method(function: Callable[..., Any], name: str) -> bool:
-    """True if the function takes an object and a batch, False if a batch alone; else ConfigError."""
+    """True if it takes an object and a batch, False if a batch alone; raises ConfigError."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # some builtin functions do not say

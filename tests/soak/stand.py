@@ -72,7 +72,7 @@ class Stand:
         return self.batcher
 
     def tend(self, pace: float) -> None:
-        """Resizes and replaces, every `pace` seconds on average, until end() is called."""
+        """Resizes and replaces, every `pace` seconds on average, until stop_tending() is called."""
         while not self._over.wait(self._rng.expovariate(1.0 / pace)):
             if self._rng.random() < 0.25:
                 self.replace()
@@ -111,17 +111,23 @@ class Stand:
             old.close(drain, timeout)
         self._closed.append(old)
 
+    def stop_tending(self) -> None:
+        """Has tend() come to its end."""
+        self._over.set()
+
     def end(self) -> list[Statistics]:
         """Closes the last one; returns the final statistics of all."""
-        self._over.set()
         self.batcher.close(timeout=PATIENCE)
         self._closed.append(self.batcher)
-        snapshots = []
-        for batcher in self._closed:
-            # One that was abandoned with a batch may still be in the model.
-            deadline = time.monotonic() + PATIENCE
-            while any(entry.busy_for for entry in batcher.statistics().executors):
-                assert time.monotonic() < deadline, "a model never came back"
-                time.sleep(0.001)
-            snapshots.append(batcher.statistics())
-        return snapshots
+        return [final_statistics(batcher) for batcher in self._closed]
+
+
+def final_statistics(batcher: Batcher) -> Statistics:
+    """Those of a closed Batcher, once every model that it was abandoned with has come back."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        now = batcher.statistics()
+        if {executor.state for executor in now.executors} <= {"idle", "gone"}:
+            return batcher.statistics()
+        assert time.monotonic() < deadline, f"a model never came back: {now}"
+        time.sleep(0.001)

@@ -112,8 +112,9 @@ def play(size: int, seed: int) -> tuple[npt.NDArray[np.int64], list[Statistics]]
     if waited.not_done:
         faulthandler.dump_traceback()
         raise AssertionError(f"{ledger.counts()[OPEN]} requests never ended")
-    statistics = stand.end()
+    stand.stop_tending()
     tending.result(ROUND_SECONDS)
+    statistics = stand.end()
     for thread in loops:
         thread.end()
     ledger.check(statistics)

@@ -16,6 +16,7 @@ cdef class Runner:
     cdef object lease          # an Instance of a pool, or None
     cdef unsigned long thread  # the thread that runs it now, else 0
     cdef object interrupt      # a BaseException out of the model, for the thread that led
+    cdef LoopChannel last_scheduled
     cdef dict scheduled        # executor="inline": loops that will call run_scheduled()
 
     def __init__(self, Session session not None, model, lease, bint inline):
@@ -164,7 +165,10 @@ cdef class Runner:
 
     cdef int schedule(self, LoopChannel channel) except -1:
         """Has the loop run what was submitted, once per iteration."""
+        if self.last_scheduled is channel:
+            return 0
         if channel not in self.scheduled:
+            self.last_scheduled = channel
             self.scheduled[channel] = []
             # With a context of its own the loop need not copy ours.
             channel.loop.call_soon(self.run_scheduled, channel, context=channel.context)
@@ -182,6 +186,8 @@ cdef class Runner:
         """The loop's callback: runs what was submitted and resumes who awaits it."""
         cdef BatchState batch
         cdef list batches = self.scheduled.pop(channel), futures, resumable = None
+        if self.last_scheduled is channel:
+            self.last_scheduled = None
         self.run_waiting(len(batches) > 0)
         for batch in batches:
             if not self.session.w.batch_done(batch.core):

@@ -181,6 +181,7 @@ class Engine {
     void recycle(Lane& lane, Slab& slab) noexcept;
     Nanos watch_gil(Nanos now) noexcept;
     void wake_all() noexcept;
+    static void record_ages(Histogram& histogram, const Taken& taken, Nanos now) noexcept;
     void record_run(Executor& executor, const Taken& taken, Nanos now) noexcept;
 
     const Clock& clock_;

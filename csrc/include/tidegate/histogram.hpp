@@ -49,6 +49,37 @@ class Histogram {
         return index < HistogramSnapshot::kBuckets ? index : HistogramSnapshot::kBuckets - 1;
     }
 
+    /// Records the values of one batch, which mostly fall into few buckets, with few atomic writes.
+    class Tally {
+      public:
+        explicit Tally(Histogram& histogram) noexcept : histogram_(histogram) {}
+        ~Tally() { flush(); }
+        Tally(const Tally&) = delete;
+        Tally& operator=(const Tally&) = delete;
+
+        void record(std::uint64_t value) noexcept {
+            const int index = bucket(value);
+            if (index != index_) flush();
+            index_ = index;
+            ++count_;
+            sum_ += value;
+        }
+
+      private:
+        void flush() noexcept {
+            if (count_ == 0) return;
+            histogram_.counts_[static_cast<std::size_t>(index_)].fetch_add(
+                count_, std::memory_order_relaxed);
+            histogram_.sum_.fetch_add(sum_, std::memory_order_relaxed);
+            count_ = sum_ = 0;
+        }
+
+        Histogram& histogram_;
+        int index_ = 0;
+        std::uint64_t count_ = 0;
+        std::uint64_t sum_ = 0;
+    };
+
   private:
     std::array<std::atomic<std::uint64_t>, HistogramSnapshot::kBuckets> counts_{};
     std::atomic<std::uint64_t> sum_{0};
