@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextvars
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,18 +11,11 @@ import numpy as np
 import pytest
 
 from tests.gated import ROW, Gated, until
-from tests.helpers import (
-    entered,
-    turns,
-)
+from tests.helpers import entered, turns
 from tidegate import Batcher, ClosedError, DeadlineError, Future, InputError, ModelError
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
-# typeshed knows wait() for the standard library's own futures only.
-wait: Any = asyncio.wait
-thread_wait: Any = concurrent.futures.wait
-variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=None)
 
 
 # Awaiting

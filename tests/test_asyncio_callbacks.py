@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextvars
 import gc
 import threading
@@ -14,17 +13,10 @@ from typing import Any
 import numpy as np
 
 from tests.gated import ROW, Gated
-from tests.helpers import (
-    entered,
-    turns,
-)
+from tests.helpers import entered, turns
 from tidegate import Batcher
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-NewLoop = Callable[[], asyncio.AbstractEventLoop]
-# typeshed knows wait() for the standard library's own futures only.
-wait: Any = asyncio.wait
-thread_wait: Any = concurrent.futures.wait
 variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=None)
 
 

@@ -16,16 +16,12 @@ import pytest
 import uvloop
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tests.helpers import (
-    entered,
-    turns,
-)
+from tests.helpers import entered, turns
 from tidegate import Batcher
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
 # typeshed knows wait() for the standard library's own futures only.
-wait: Any = asyncio.wait
 thread_wait: Any = concurrent.futures.wait
 variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=None)
 
@@ -146,7 +142,7 @@ def test_debug_mode_finds_no_fault(
             task = asyncio.create_task(ask(1))
             await asyncio.sleep(0)
             task.cancel()
-            await wait([task])
+            await asyncio.wait([task])
             future = batcher.submit(ROW)
             future.add_done_callback(lambda _: None)
             await asyncio.wait_for(future, PATIENCE)

@@ -12,39 +12,8 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tests.helpers import (
-    occupy,
-)
-from tidegate import (
-    Batcher,
-    ModelError,
-    ModelPool,
-    QueueFullError,
-    TensorSpec,
-    TidegateError,
-)
-
-
-class Signalling:
-    """A request that says when it is being read, which is just before it is queued."""
-
-    def __init__(self) -> None:
-        self.read = threading.Event()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
-        self.read.set()
-        return np.array(ROW, dtype=dtype)
-
-
-def fill(batcher: Batcher) -> int:
-    """Submits until there is no room; returns how many rows there was room for."""
-    for count in range(100_000):
-        try:
-            batcher.submit(ROW)
-        except QueueFullError:
-            return count
-    raise AssertionError("the queue has no end")
-
+from tests.helpers import occupy
+from tidegate import Batcher, ModelError, ModelPool, TensorSpec, TidegateError
 
 # Who is batched with whom
 

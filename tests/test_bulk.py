@@ -15,10 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread
-from tests.helpers import (
-    occupy,
-    rows_of,
-)
+from tests.helpers import occupy, rows_of
 from tidegate import (
     Batcher,
     ClosedError,

@@ -12,16 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from tests.gated import PATIENCE, Gated
-from tests.helpers import (
-    Subclass,
-    Tensor,
-    identity,
-)
+from tests.helpers import Subclass, Tensor, identity
 from tidegate import Batcher, InputError, TensorSpec
 
 SPEC = TensorSpec((3,), np.float32)
-PAIR = {"image": TensorSpec((2, 2), np.float32), "id": TensorSpec((), np.int64)}
-GOOD_PAIR = {"image": np.ones((2, 2), np.float32), "id": 7}
 
 
 def unaligned() -> Any:

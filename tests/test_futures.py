@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,6 @@ import pytest
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tidegate import Batcher, DeadlineError, Future, ModelError
 
-# typeshed knows wait() and as_completed() for the standard library's own futures only.
-wait: Any = concurrent.futures.wait
-as_completed: Any = concurrent.futures.as_completed
 NOT_LONG = 0.02
 
 
@@ -28,8 +26,6 @@ def test_futures_come_from_batchers_only() -> None:
 
 
 def test_a_future_can_be_hashed_compared_and_referred_to_weakly(batcher: Batcher) -> None:
-    import weakref
-
     first, second = batcher.submit(ROW), batcher.submit(ROW)
     assert len({first, second, first}) == 2
     assert first != second

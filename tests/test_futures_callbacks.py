@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextvars
 import logging
 import threading
@@ -12,14 +11,9 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread
-from tests.helpers import (
-    Calls,
-)
+from tests.helpers import Calls
 from tidegate import Batcher, ClosedError, DeadlineError, Future
 
-# typeshed knows wait() and as_completed() for the standard library's own futures only.
-wait: Any = concurrent.futures.wait
-as_completed: Any = concurrent.futures.as_completed
 NOT_LONG = 0.02
 
 

@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated
-from tests.helpers import (
-    Tensor,
-    Unreadable,
-    identity,
-)
+from tests.helpers import Tensor, Unreadable, identity
 from tidegate import Batcher, ClosedError, InputError, QueueFullError, TensorSpec, TidegateError
 
 SPEC = TensorSpec((3,), np.float32)
-PAIR = {"image": TensorSpec((2, 2), np.float32), "id": TensorSpec((), np.int64)}
-GOOD_PAIR = {"image": np.ones((2, 2), np.float32), "id": 7}
 
 
 # What is refused

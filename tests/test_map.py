@@ -12,16 +12,8 @@ import numpy as np
 import pytest
 
 from tests.gated import ROW, Gated, in_thread, until
-from tests.helpers import (
-    occupy,
-    rows_of,
-)
-from tidegate import (
-    Batcher,
-    DeadlineError,
-    InputError,
-    ModelError,
-)
+from tests.helpers import occupy, rows_of
+from tidegate import Batcher, DeadlineError, InputError, ModelError
 
 Point = namedtuple("Point", ["x", "y"])
 

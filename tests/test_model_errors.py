@@ -17,12 +17,6 @@ from tidegate import Batcher, ModelError
 Scores = namedtuple("Scores", ["best", "all"])
 
 
-def ask(batcher: Batcher, count: int = 10) -> list[Any]:
-    """Answers to the rows 0, 1, 2, ..., submitted one by one."""
-    futures = [batcher.submit(ROW + number) for number in range(count)]
-    return [future.result(PATIENCE) for future in futures]
-
-
 def test_an_exception_in_a_list_fails_its_own_request_only() -> None:
     class OfItsOwn(Exception):
         """Not one of ours."""

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, until
-from tests.helpers import (
-    Subclass,
-    Tensor,
-)
+from tests.helpers import Subclass, Tensor
 from tidegate import Batcher
 
 Scores = namedtuple("Scores", ["best", "all"])
@@ -34,9 +31,6 @@ def overwrite(wrap: Callable[[Any], Any], batch: int) -> Callable[[Any], Any]:
         return wrap(buffer if len(rows) == batch else buffer[: len(rows)])
 
     return model
-
-
-KEPT: list[Any] = []
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated
-from tests.helpers import (
-    Subclass,
-    Tensor,
-)
+from tests.helpers import Subclass, Tensor
 from tidegate import Batcher, ModelError, OutputError, TidegateError
 
 Scores = namedtuple("Scores", ["best", "all"])

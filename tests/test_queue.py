@@ -12,15 +12,8 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tests.helpers import (
-    occupy,
-)
-from tidegate import (
-    Batcher,
-    DeadlineError,
-    QueueFullError,
-    TidegateError,
-)
+from tests.helpers import occupy
+from tidegate import Batcher, DeadlineError, QueueFullError, TidegateError
 
 
 class Signalling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import UserDict, namedtuple
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from tests.gated import PATIENCE, Gated, until
 from tidegate import Batcher, InputError, TensorSpec
 
-SPEC = TensorSpec((3,), np.float32)
 PAIR = {"image": TensorSpec((2, 2), np.float32), "id": TensorSpec((), np.int64)}
 GOOD_PAIR = {"image": np.ones((2, 2), np.float32), "id": 7}
 
@@ -185,8 +185,6 @@ def test_objects_of_a_batch_keep_their_order(model: Gated) -> None:
 
 
 def test_objects_are_let_go_of_once_they_were_used() -> None:
-    import weakref
-
     class Thing:
         """Can be referred to weakly."""
 

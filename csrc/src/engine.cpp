@@ -96,7 +96,18 @@ Statistics Engine::statistics() const {
     copy.batch_size = counters_.batch_size.snapshot();
     if (forked()) return copy;  // the mutex may be held by a thread that does not exist here
     const std::lock_guard lock(mutex_);
-    for (const auto& lane : lanes_) copy.queue_depth += lane->waiting_rows();
+    // Not waiting_rows(): a cancelled row keeps its slot until the batch is sealed.
+    const auto count_queued = [&copy](const Slab& slab) {
+        const std::uint32_t reserved = slab.reserved();
+        for (std::uint32_t row = 0; row < reserved; ++row) {
+            if (slab.batch()->slot(row) == SlotState::Queued) ++copy.queue_depth;
+        }
+    };
+    for (const auto& lane : lanes_) {
+        for (const Slab* slab : lane->ready) count_queued(*slab);
+        const Slab* open = lane->open.load(std::memory_order_relaxed);
+        if (open != nullptr) count_queued(*open);
+    }
     const Nanos now = clock_.now();
     for (const auto& executor : executors_) {
         const bool busy = !executor->running.empty();

@@ -18,8 +18,14 @@ inline constexpr int kRaceRounds = 20'000;
 /// Runs `left(round)` and `right(round)` against each other, then `check(round)` alone.
 template <typename Left, typename Right, typename Check>
 void race(int rounds, Left left, Right right, Check check) {
-    std::atomic<int> started{0};
+    std::atomic<int> called{0};
+    std::atomic<int> answered{0};
     std::atomic<int> finished{0};
+    const auto wait_for = [](const std::atomic<int>& number, int round) {
+        for (int tries = 0; number.load() <= round; ++tries) {
+            if (tries > 1'000) std::this_thread::yield();
+        }
+    };
     const auto dawdle = [](std::minstd_rand& random) {
         // Relaxed: it only takes time.
         std::atomic<int> count{static_cast<int>(random() % 200)};
@@ -30,7 +36,8 @@ void race(int rounds, Left left, Right right, Check check) {
     std::thread other([&] {
         std::minstd_rand random(2);
         for (int round = 0; round < rounds; ++round) {
-            while (started.load() <= round) std::this_thread::yield();
+            wait_for(called, round);
+            answered.store(round + 1);
             dawdle(random);
             right(round);
             finished.store(round + 1);
@@ -38,10 +45,11 @@ void race(int rounds, Left left, Right right, Check check) {
     });
     std::minstd_rand random(1);
     for (int round = 0; round < rounds; ++round) {
-        started.store(round + 1);
+        called.store(round + 1);
+        wait_for(answered, round);  // so that both run now, if there are two cores
         dawdle(random);
         left(round);
-        while (finished.load() <= round) std::this_thread::yield();
+        wait_for(finished, round);
         check(round);
     }
     other.join();
