@@ -166,14 +166,15 @@ def test_eager_tasks_get_their_answers(new_loop: NewLoop, model: Gated) -> None:
             return answer
 
         for _ in range(3):
-            tasks = [asyncio.create_task(ask(number)) for number in range(30)]
+            loop = asyncio.get_running_loop()
+            tasks = [task(ask(number), loop=loop, eager_start=True) for number in range(30)]
             for number, answer in enumerate(await asyncio.gather(*tasks)):
                 np.testing.assert_array_equal(answer, 2 * (ROW + number))
 
+    task: Any = asyncio.Task
     model.gate.set()
     for executor in ("thread", "inline"):
         loop = new_loop()
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
         with Batcher(model, executor=executor, max_batch_size=8) as batcher:
             loop.run_until_complete(main(batcher))
         loop.close()

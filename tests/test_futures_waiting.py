@@ -112,7 +112,7 @@ def test_as_completed_yields_each_as_it_comes(stepwise: Any) -> None:
 
 
 def test_as_completed_gives_up_in_time(batcher: Batcher, running: Future) -> None:
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         list(as_completed([running], timeout=NOT_LONG))
 
 

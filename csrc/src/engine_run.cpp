@@ -332,15 +332,15 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     end_running();  // last, so that whoever waited for it finds every request ended
 }
 
-void Engine::give_back(Executor& executor) noexcept {
+bool Engine::give_back(Executor& executor) noexcept {
     Lock lock(mutex_);
     const Nanos now = clock_.now();
     if (executor.kind == ExecutorKind::Inline) {
         linger_.record_cycle(now - executor.cycle_start);
         executor.state = ExecutorState::Idle;
-        return;
+        return due_batches(now) > 0;
     }
-    if (executor.state != ExecutorState::Lent) return;
+    if (executor.state != ExecutorState::Lent) return false;
     linger_.record_cycle(now - executor.cycle_start);
     make_idle(executor);
     if (phase_.load(std::memory_order_relaxed) != Phase::Open) {
@@ -349,6 +349,7 @@ void Engine::give_back(Executor& executor) noexcept {
         arm_for_delay(now);  // the policy may have got a delay since the executor was lent
         dispatch(lock);
     }
+    return false;
 }
 
 }  // namespace tidegate

@@ -86,7 +86,7 @@ constexpr Waist kWaist = {
            std::uint32_t failed_rows) noexcept {
             engine->finish(*executor, *taken, outcome, status, failed_rows);
         },
-    .give_back = [](Engine* engine, Executor* executor) noexcept { engine->give_back(*executor); },
+    .give_back = [](Engine* engine, Executor* executor) noexcept { return engine->give_back(*executor); },
     .want_gil = [](Engine* engine,
                    Executor* executor) noexcept { return engine->want_gil(*executor); },
     .got_gil = [](Engine* engine, Executor* executor,

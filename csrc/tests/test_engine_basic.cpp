@@ -27,10 +27,14 @@ void test_a_lone_row() {
     CHECK_EQUAL(taken.reserved, 1u);
     CHECK(rig.engine.try_take(executor, taken) == Status::Nothing, "it is busy");
     CHECK(rig.finish(executor, taken) == Rows{7});
+    CHECK(!rig.engine.give_back(executor), "nothing more waits for it");
     CHECK(request.state() == SlotState::Claimed);
     CHECK(request.batch->done());
     CHECK(request.batch->outcome() == Outcome::Completed);
-    CHECK_EQUAL(rig.engine.statistics().completed, 1u);
+    rig.submit(8);
+    CHECK(rig.engine.give_back(executor), "something does");
+    CHECK(rig.run(executor) == Rows{8});
+    CHECK_EQUAL(rig.engine.statistics().completed, 2u);
     rig.check_counters();
 }
 
@@ -117,6 +121,7 @@ void test_every_way_to_end_is_counted_once() {
     CHECK(rig.engine.settle(*requests[1].batch, requests[1].index, SlotState::Cancelled));
     CHECK(!rig.engine.settle(*requests[1].batch, requests[1].index, SlotState::Cancelled));
     CHECK(rig.engine.settle(*requests[2].batch, requests[2].index, SlotState::Expired));
+    CHECK_EQUAL(rig.engine.statistics().queue_depth, 6u);
     rig.check_counters();
     Taken taken = rig.take(executor);
     CHECK_EQUAL(rig.finish(executor, taken, Outcome::Completed, 1).size(), 2u);

@@ -61,10 +61,27 @@ void test_snapshots_hold_counts_and_sum() {
     CHECK_EQUAL(total, 8u);
 }
 
+void test_a_tally_records_the_same() {
+    Histogram one_by_one;
+    Histogram tallied;
+    std::mt19937_64 random(2);
+    for (int batch = 0; batch < 100; ++batch) {
+        Histogram::Tally tally(tallied);
+        for (int row = 0; row < batch; ++row) {
+            const std::uint64_t value = 100 + random() % (row % 2 == 0 ? 10 : 10'000);
+            one_by_one.record(value);
+            tally.record(value);
+        }
+    }
+    CHECK(tallied.snapshot().counts == one_by_one.snapshot().counts);
+    CHECK_EQUAL(tallied.snapshot().sum, one_by_one.snapshot().sum);
+}
+
 }  // namespace
 
 int main() {
     test_values_lie_between_the_edges_of_their_bucket();
     test_edges_rise_and_buckets_are_narrow();
     test_snapshots_hold_counts_and_sum();
+    test_a_tally_records_the_same();
 }

@@ -7,6 +7,7 @@
 #include "tidegate/slab.hpp"
 
 using namespace tidegate;
+using tidegate::testing::kRaceRounds;
 using tidegate::testing::race;
 
 namespace {
@@ -115,7 +116,7 @@ void test_memory_can_be_taken_and_replaced() {
 
 void test_threads_never_share_a_slot() {
     constexpr std::uint32_t kCapacity = 512;
-    constexpr int kRounds = 300;
+    constexpr int kRounds = kRaceRounds;
     OpenSlab held(kCapacity);
     std::vector<std::atomic<int>> owners(kCapacity);
     std::uint32_t totals[2] = {};

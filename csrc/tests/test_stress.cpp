@@ -399,8 +399,8 @@ unsigned argument(int argc, char** argv, int index, unsigned otherwise) {
 
 int main(int argc, char** argv) {
     const unsigned seed = argument(argc, argv, 1, 1);
-    unsigned configurations = argument(argc, argv, 2, 60);
-    const unsigned requests = argument(argc, argv, 3, 1'500);
+    unsigned configurations = argument(argc, argv, 2, 100);
+    const unsigned requests = argument(argc, argv, 3, 2'500);
     if (const char* scale = std::getenv("TIDEGATE_STRESS_SCALE")) {
         configurations *= static_cast<unsigned>(std::strtoul(scale, nullptr, 10));
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import math
 import numbers
 import operator
 import threading
@@ -39,6 +40,7 @@ _fast.load_waist(
 _numbers = itertools.count(1)
 # Interpreter exit serves what waits for this long, then refuses it.
 _EXIT_SECONDS = 1.0
+_INLINE_SECONDS = 0.002
 # What the core can count: rows of a batch, rows that wait.
 _MOST_ROWS = 2**20
 _MOST_WAITING = 2**62
@@ -73,9 +75,7 @@ class _Runtime:
         self.engine.close(drain=drain)
         if session.runs_here():
             return  # the model itself: nobody could wait for it
-        session.run_inline()
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self.engine.wait_drained(left):
+        if not self._wait_drained(deadline, session):
             self.engine.close(drain=False)
             self.engine.abandon_running()
             return
@@ -84,6 +84,18 @@ class _Runtime:
         for thread in self.threads:
             if thread is not threading.current_thread():
                 thread.join(None if deadline is None else max(0.1, deadline - time.monotonic()))
+
+    def _wait_drained(self, deadline: float | None, session: _fast.Session) -> bool:
+        while True:
+            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+            if not self.inline:
+                return self.engine.wait_drained(left)
+            # Whoever runs an inline model may stop before all is served; then it is for us to do.
+            session.run_inline()
+            if self.engine.wait_drained(min(left, _INLINE_SECONDS)):
+                return True
+            if left == 0.0:
+                return False
 
 
 _runtimes: weakref.WeakSet[_Runtime] = weakref.WeakSet()

@@ -71,6 +71,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    checkpoints.use_one_arena()
     print(line(HEADINGS), flush=True)
     started = time.monotonic()
     taken = []

@@ -17,6 +17,18 @@ TRACED_SLACK = MEGABYTE // 2
 RESIDENT_SLACK = 8 * MEGABYTE
 
 
+_libc = ctypes.CDLL(None)
+
+
+def use_one_arena() -> None:
+    """Has malloc serve all threads from one arena; best called before there are any.
+
+    With one for each, what many short-lived threads leave behind in them looks like a leak.
+    """
+    m_arena_max = -8
+    _libc.mallopt(m_arena_max, 1)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What there is at the end of a round.
@@ -41,7 +53,7 @@ class Checkpoint:
 def take() -> Checkpoint:
     """A checkpoint of this process now, after collecting what is garbage."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    _libc.malloc_trim(0)
     status = Path("/proc/self/status").read_text()
     resident = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return Checkpoint(

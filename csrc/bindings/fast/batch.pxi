@@ -66,6 +66,7 @@ cdef bint _ours_alone(object array, Staging staging):
             and cnp.PyArray_BASE(<cnp.ndarray>base) == NULL and Py_REFCNT(base) == 1)
 
 
+@cython.freelist(16)
 cdef class BatchState:
     """One batch as its futures see it; kept alive by them and by the core until it has run."""
     cdef Session session

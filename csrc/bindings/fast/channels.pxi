@@ -174,11 +174,13 @@ cdef class LoopChannel(Channel):
     """The channel of one asyncio event loop, woken through its reader."""
     cdef object loop
     cdef object finished  # a finished asyncio future: the C task's fast way to be woken
+    cdef object call_soon  # of the loop
     cdef object context
     cdef bint direct
 
     def __init__(self, loop):
         self.loop = loop
+        self.call_soon = loop.call_soon
         self.context = contextvars.Context()
         self.open(False)
         self.finished = _asyncio.Future(loop=loop)

@@ -139,12 +139,25 @@ cdef class Future:
             raise _asyncio.InvalidStateError("the result is not ready; await it in an event loop")
         # As with concurrent.futures, no time left is no error in itself.
         deadline = session.deadline(0 if timeout is not None and timeout < 0 else timeout)
-        if session.inline_runner is not None:
+        if session.inline_runner is None:
+            self.wait_native(session, deadline)
+        else:
+            self.wait_inline(session, deadline)
+        return 0
+
+    cdef int wait_inline(self, Session session, int64_t deadline) except -1:
+        """Runs the model, or waits for the thread that does and may stop before our turn comes."""
+        cdef int64_t soon
+        while True:
             session.inline_runner.run_here()
             if self.check():
                 return 0
-        self.wait_native(session, deadline)
-        return 0
+            soon = min(deadline, session.w.now(session.engine) + LOOK_AGAIN_NANOSECONDS)
+            try:
+                return self.wait_native(session, soon)
+            except TimeoutError:
+                if soon == deadline:
+                    raise
 
     cdef int wait_native(self, Session session, int64_t deadline) except -1:
         cdef WaitResult result

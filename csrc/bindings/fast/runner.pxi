@@ -6,6 +6,12 @@ cdef enum:
     MAX_HELD = 8
 cdef enum:
     HOLD_NANOSECONDS = 50000
+# Batches that an event loop runs in a row for others before what else it has to do gets its turn.
+cdef enum:
+    MAX_IN_LOOP = 16
+# A thread that waits for whoever runs an inline model looks this often whether that has stopped.
+cdef enum:
+    LOOK_AGAIN_NANOSECONDS = 2000000
 
 
 cdef class Runner:
@@ -16,14 +22,17 @@ cdef class Runner:
     cdef object lease          # an Instance of a pool, or None
     cdef unsigned long thread  # the thread that runs it now, else 0
     cdef object interrupt      # a BaseException out of the model, for the thread that led
-    cdef LoopChannel last_scheduled
-    cdef dict scheduled        # executor="inline": loops that will call run_scheduled()
+    # executor="inline": the loop that will call run_scheduled(), mostly one, and the batches whose
+    # futures it will resume then; and further loops, with theirs.
+    cdef LoopChannel scheduled_on
+    cdef list scheduled_batches
+    cdef dict scheduled_elsewhere
 
     def __init__(self, Session session not None, model, lease, bint inline):
         self.session = session
         self.model = model
         self.lease = lease
-        self.scheduled = {}
+        self.scheduled_elsewhere = {}
         self.executor = session.w.add_executor(
             session.engine, ExecutorKind.Inline if inline else ExecutorKind.Thread)
         session.runners.append(self)
@@ -165,18 +174,25 @@ cdef class Runner:
 
     cdef int schedule(self, LoopChannel channel) except -1:
         """Has the loop run what was submitted, once per iteration."""
-        if self.last_scheduled is channel:
+        if self.scheduled_on is channel:
             return 0
-        if channel not in self.scheduled:
-            self.last_scheduled = channel
-            self.scheduled[channel] = []
-            # With a context of its own the loop need not copy ours.
-            channel.loop.call_soon(self.run_scheduled, channel, context=channel.context)
+        if self.scheduled_on is None:
+            self.scheduled_on, self.scheduled_batches = channel, []
+        elif channel in self.scheduled_elsewhere:
+            return 0
+        else:
+            self.scheduled_elsewhere[channel] = []
+        # With a context of its own the loop need not copy ours.
+        channel.call_soon(self.run_scheduled, channel, context=channel.context)
         return 0
 
     cdef bint will_run(self, Channel channel, BatchState batch) except -1:
         """True if the loop will run `batch` and resume who awaits it: no notice is needed."""
-        cdef list batches = self.scheduled.get(channel)
+        cdef list batches
+        if self.scheduled_on is channel:
+            batches = self.scheduled_batches
+        else:
+            batches = self.scheduled_elsewhere.get(channel)
         if batches is None:
             return False
         batches.append(batch)
@@ -185,10 +201,14 @@ cdef class Runner:
     def run_scheduled(self, LoopChannel channel not None):
         """The loop's callback: runs what was submitted and resumes who awaits it."""
         cdef BatchState batch
-        cdef list batches = self.scheduled.pop(channel), futures, resumable = None
-        if self.last_scheduled is channel:
-            self.last_scheduled = None
-        self.run_waiting(len(batches) > 0)
+        cdef list batches, futures, resumable = None
+        if self.scheduled_on is channel:
+            batches = self.scheduled_batches
+            self.scheduled_on = self.scheduled_batches = None
+        else:
+            batches = self.scheduled_elsewhere.pop(channel)
+        if self.run_waiting(len(batches) > 0, MAX_IN_LOOP):
+            self.schedule(channel)
         for batch in batches:
             if not self.session.w.batch_done(batch.core):
                 channel.subscribe(batch)  # another thread has it
@@ -202,7 +222,7 @@ cdef class Runner:
 
     cdef int run_here(self) except -1:
         """Runs all that waits in a thread that is about to wait for it."""
-        self.run_waiting(False)
+        self.run_waiting(False, 0)
         self.raise_interrupt()
         return 0
 
@@ -213,25 +233,31 @@ cdef class Runner:
             raise interrupt
         return 0
 
-    cdef int run_waiting(self, bint awaited_here) except -1:
-        """Runs all that waits, unless another thread is at it already, who will then run it.
+    cdef bint run_waiting(self, bint awaited_here, int most) except -1:
+        """Runs what waits, unless another thread is at it already. True if it had enough.
 
-        `awaited_here` says that our caller tells those who wait, so that there is nobody to wake.
+        `awaited_here` says that our caller tells those who wait, so that there is nobody to wake;
+        `most` batches are run, or with 0 all.
         """
+        cdef int count = 0
         cdef Taken taken
         cdef uint32_t failed
         cdef Outcome outcome
         cdef const Waist* w = self.session.w
         cdef Engine* engine = self.session.engine
-        while w.try_take(engine, self.executor, &taken) == Status.Ok:
+        cdef bint more = True
+        while more and w.try_take(engine, self.executor, &taken) == Status.Ok:
             outcome = self.run_borrowed(&taken, &failed)
             if awaited_here:
                 w.finish(engine, self.executor, &taken, outcome, 0, failed)
             else:
                 with nogil:
                     w.finish(engine, self.executor, &taken, outcome, 0, failed)
-            w.give_back(engine, self.executor)
-        return 0
+            more = w.give_back(engine, self.executor)
+            count += 1
+            if count == most:
+                return more
+        return False
 
 
 def _raising(error):

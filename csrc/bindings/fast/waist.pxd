@@ -101,7 +101,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         bint keeps_memory(Engine*, const Taken*) noexcept nogil
         void* detach(Taken*) noexcept nogil
         void finish(Engine*, CoreExecutor*, Taken*, Outcome, int32_t, uint32_t) noexcept nogil
-        void give_back(Engine*, CoreExecutor*) noexcept nogil
+        bint give_back(Engine*, CoreExecutor*) noexcept nogil
         int64_t want_gil(Engine*, CoreExecutor*) noexcept nogil
         void got_gil(Engine*, CoreExecutor*, int64_t) noexcept nogil
 

@@ -103,7 +103,8 @@ class Engine {
     void finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
                 std::uint32_t failed_rows) noexcept;
     /// Gives back an executor lent by commit_or_lead() or try_take().
-    void give_back(Executor& executor) noexcept;
+    /// True if it is an inline one and more work waits for it.
+    bool give_back(Executor& executor) noexcept;
 
     /// An executor is about to wait for the GIL; the result goes to got_gil().
     Nanos want_gil(Executor& executor) noexcept;

@@ -44,7 +44,7 @@ struct Waist {
     void* (*detach)(Taken*) noexcept;
     void (*finish)(Engine*, Executor*, Taken*, Outcome, std::int32_t status,
                    std::uint32_t failed_rows) noexcept;  // without the GIL
-    void (*give_back)(Engine*, Executor*) noexcept;
+    bool (*give_back)(Engine*, Executor*) noexcept;
     Nanos (*want_gil)(Engine*, Executor*) noexcept;
     void (*got_gil)(Engine*, Executor*, Nanos wanted_at) noexcept;
 
