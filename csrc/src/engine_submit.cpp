@@ -162,7 +162,8 @@ Batch* Engine::pending_batch(Lane& lane) noexcept {
     const std::lock_guard lock(mutex_);
     for (const auto& executor : executors_) {
         if (executor->kind != ExecutorKind::Inline) continue;
-        // Whoever has a batch now takes the rest as well; if nobody has, it is for the caller to do.
+        // Whoever has a batch now takes the rest as well; if nobody has, it is for the caller to
+        // do.
         if (executor->running.empty()) return nullptr;
         Batch* const running = executor->running.back().batch;
         running->retain();

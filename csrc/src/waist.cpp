@@ -86,7 +86,8 @@ constexpr Waist kWaist = {
            std::uint32_t failed_rows) noexcept {
             engine->finish(*executor, *taken, outcome, status, failed_rows);
         },
-    .give_back = [](Engine* engine, Executor* executor) noexcept { return engine->give_back(*executor); },
+    .give_back = [](Engine* engine,
+                    Executor* executor) noexcept { return engine->give_back(*executor); },
     .want_gil = [](Engine* engine,
                    Executor* executor) noexcept { return engine->want_gil(*executor); },
     .got_gil = [](Engine* engine, Executor* executor,
@@ -107,9 +108,8 @@ constexpr Waist kWaist = {
         [](Engine* engine, Batch* batch, std::uint32_t index, Nanos deadline) noexcept {
             Turnstile& turnstile = Turnstile::instance();
             turnstile.leave();
-            const WaitResult result =
-                batch->wait(index, deadline, engine->waits_are_short() ? kWaitSpin : 0,
-                            engine->clock());
+            const WaitResult result = batch->wait(
+                index, deadline, engine->waits_are_short() ? kWaitSpin : 0, engine->clock());
             turnstile.enter(engine->clock());
             return result;
         },

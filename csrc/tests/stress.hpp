@@ -1,6 +1,7 @@
 // What the stress test's threads share: rows with known answers, and an account of every request.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <chrono>
@@ -98,6 +99,19 @@ struct Instance {
         return errors;
     }
 };
+
+/// An Instance as a native model.
+inline std::int32_t native_model(void* user_data, std::int64_t rows, const void* const* inputs,
+                                 void* const* outputs) {
+    auto& instance = *static_cast<Instance*>(user_data);
+    const int errors = instance.call(rows, inputs, *static_cast<Answers*>(outputs[0]));
+    // A native model has no errors of single rows.
+    if (errors >= 0) {
+        auto& flags = static_cast<Answers*>(outputs[0])->errors;
+        std::fill(flags.begin(), flags.end(), 0);
+    }
+    return errors < 0 ? 1 : 0;
+}
 
 // -- one configuration --
 

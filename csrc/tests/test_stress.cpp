@@ -6,8 +6,6 @@
 // Each configuration follows from its seed; the environment's TIDEGATE_STRESS_SCALE multiplies
 // their number. Run under ThreadSanitizer it must fail in a build with TIDEGATE_WEAKEN_COMMIT.
 #include <algorithm>
-#include <map>
-#include <optional>
 #include <set>
 
 #include "stress.hpp"
@@ -19,18 +17,6 @@ using namespace tidegate::testing;
 namespace {
 
 constexpr std::size_t kHeld = 4;  // batches that an executor runs before it ends the first
-
-std::int32_t native_model(void* user_data, std::int64_t rows, const void* const* inputs,
-                          void* const* outputs) {
-    auto& instance = *static_cast<Instance*>(user_data);
-    const int errors = instance.call(rows, inputs, *static_cast<Answers*>(outputs[0]));
-    // A native model has no errors of single rows.
-    if (errors >= 0) {
-        auto& flags = static_cast<Answers*>(outputs[0])->errors;
-        std::fill(flags.begin(), flags.end(), 0);
-    }
-    return errors < 0 ? 1 : 0;
-}
 
 class Stress {
   public:

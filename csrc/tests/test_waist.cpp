@@ -4,6 +4,7 @@
 
 #include "check.hpp"
 #include "rig.hpp"
+#include "tidegate/gate.hpp"
 #include "tidegate/waist.hpp"
 
 using namespace tidegate;
@@ -88,9 +89,35 @@ void test_a_request_from_end_to_end() {
     CHECK_EQUAL(w.take_orphans(e, &orphan, 1), 0u);
 }
 
+void test_the_gate() {
+    const Waist& w = waist();
+    static int asked_main_thread = 0;
+    w.gate_set_main_thread_hook([] { ++asked_main_thread; });
+    Port* port = w.port_new(false);
+    w.gate_add_port(port);
+    const Nanos wanted_at = w.gate_want();
+    CHECK(!w.gate_asked());
+    Gate::instance().nudge();
+    CHECK(w.gate_asked());
+    CHECK(w.gate_urgent());
+    CHECK_EQUAL(asked_main_thread, 1);
+    w.gate_stay_away();  // nobody comes
+    CHECK(!w.gate_asked());
+    w.gate_got(wanted_at);
+    w.port_post(port, {nullptr, NoticeKind::Stop});
+    const Notice* notices = nullptr;
+    CHECK_EQUAL(w.port_take(port, &notices), 1u);
+    CHECK(notices[0].kind == NoticeKind::Stop);
+    w.gate_remove_port(port);
+    w.gate_reset_after_fork();
+    w.gate_set_main_thread_hook(nullptr);
+    w.port_release(port);
+}
+
 }  // namespace
 
 int main() {
     test_every_entry_is_there();
     test_a_request_from_end_to_end();
+    test_the_gate();
 }

@@ -228,20 +228,25 @@ cdef class BatchState:
     cdef int add_awaiting(self, Channel channel, object future) except -1:
         """Has `channel` told, once, when the batch is done; `future` fires then."""
         cdef list futures
-        if self.channel is channel:
-            if self.awaiting is not None:
+        if self.channel is channel and self.awaiting is not None:
+            self.awaiting.append(future)
+            return 0
+        # Made before we look: making them may run the garbage collector, and another thread.
+        futures, more = [future], {}
+        if self.channel is None or self.channel is channel:
+            if self.channel is channel and self.awaiting is not None:
                 self.awaiting.append(future)
                 return 0
-        elif self.channel is not None:
-            if self.more_channels is None:
-                self.more_channels = {}
-            futures = self.more_channels.get(channel)
-            if futures is not None:
-                futures.append(future)
-                return 0
-            self.more_channels[channel] = [future]
+            self.channel = channel
+            self.awaiting = futures
             return channel.subscribe(self)
-        self.channel, self.awaiting = channel, [future]
+        if self.more_channels is None:
+            self.more_channels = more
+        known = self.more_channels.get(channel)
+        if known is not None:
+            (<list>known).append(future)
+            return 0
+        self.more_channels[channel] = futures
         return channel.subscribe(self)
 
     cdef list awaiting_of(self, Channel channel):

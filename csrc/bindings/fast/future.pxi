@@ -235,20 +235,26 @@ cdef class Future:
         if self.check():
             self.fire_one(fn, context, current_channel() if self.channel is None else self.channel)
             return
+        # Made before we look: making them may run the garbage collector, and another thread.
         if context is None:  # an empty one is false
             context = contextvars.copy_context()
-        if self.callback is None:
-            self.callback, self.context = fn, context
-            if not self.subscribed:
-                if self.channel is None:
-                    self.channel = current_channel()
-                channel = self.channel if self.channel is not None else callback_channel()
-                self.subscribed = True
-                self.await_on(channel)
-        else:
+        cdef list entry = None if self.callback is None else [(fn, context)]
+        if entry is not None and self.callback is not None:
             if self.more_callbacks is None:
-                self.more_callbacks = []
-            self.more_callbacks.append((fn, context))
+                self.more_callbacks = entry
+            else:
+                self.more_callbacks.extend(entry)
+            return
+        self.callback, self.context = fn, context
+        if self.subscribed:
+            if self.check():
+                self.fire_later()  # what would have told us has been and gone
+            return
+        if self.channel is None:
+            self.channel = current_channel()
+        channel = self.channel if self.channel is not None else callback_channel()
+        self.subscribed = True
+        self.await_on(channel)
 
     cdef int await_on(self, Channel channel) except -1:
         cdef BatchState batch = self.batch
@@ -266,10 +272,12 @@ cdef class Future:
         return len(callbacks) - len(kept)
 
     cdef list take_callbacks(self):
-        callbacks = [] if self.callback is None else [(self.callback, self.context)]
-        if self.more_callbacks is not None:
-            callbacks += self.more_callbacks
+        # Taken before the list is made: that may run the garbage collector, and another thread.
+        callback, context, more = self.callback, self.context, self.more_callbacks
         self.callback = self.context = self.more_callbacks = None
+        callbacks = [] if callback is None else [(callback, context)]
+        if more is not None:
+            callbacks += more
         return callbacks
 
     cdef int fire_one(self, object callback, object context, LoopChannel channel,

@@ -1,8 +1,8 @@
 # Taking a batch and running the model, in an executor thread, a leading caller or an event loop.
 
 cdef enum:
-    # Batches that one holder of the GIL runs in a row before it tells their callers, if they are
-    # so short that giving the GIL up in between would cost more.
+    # Batches that an executor runs in a row before it gives up the GIL, if they are so short that
+    # doing it in between would cost more.
     MAX_HELD = 8
 cdef enum:
     HOLD_NANOSECONDS = 50000
@@ -105,10 +105,10 @@ cdef class Runner:
 
     def serve(self):
         """Body of an executor thread: returns when the engine is closed and drained."""
-        cdef Taken taken[MAX_HELD]
-        cdef Outcome outcomes[MAX_HELD]
-        cdef uint32_t failed[MAX_HELD]
-        cdef int count = 0, i
+        cdef Taken taken, following
+        cdef Outcome outcome = Outcome.Completed
+        cdef uint32_t failed = 0
+        cdef int count = 0  # batches run since we took the GIL; the last of them is not ended yet
         cdef int64_t wanted = 0, started
         cdef Status status
         cdef Session session = self.session
@@ -116,8 +116,8 @@ cdef class Runner:
         cdef Engine* engine = session.engine
         while True:
             with nogil:
-                for i in range(count):
-                    w.finish(engine, self.executor, &taken[i], outcomes[i], 0, failed[i])
+                if count > 0:
+                    w.finish(engine, self.executor, &taken, outcome, 0, failed)
                 count = 0
                 status = w.await_work(engine, self.executor)
                 if status == Status.Ok:
@@ -129,15 +129,18 @@ cdef class Runner:
             model = self.borrow()
             try:
                 # Sealed only now: all that came while we waited for the GIL rides along.
-                if w.seal(engine, self.executor, &taken[0]) != Status.Ok:
+                if w.seal(engine, self.executor, &taken) != Status.Ok:
                     continue
-                started = taken[0].started
+                started = taken.started
                 while True:
-                    outcomes[count] = self.run(&taken[count], &failed[count], model)
+                    outcome = self.run(&taken, &failed, model)
                     count += 1
                     if (count == MAX_HELD or w.now(engine) - started > HOLD_NANOSECONDS
-                            or w.seal_next(engine, self.executor, &taken[count]) != Status.Ok):
+                            or w.seal_next(engine, self.executor, &following) != Status.Ok):
                         break
+                    # Before the next run, which may take long: an answer never waits for that.
+                    w.finish(engine, self.executor, &taken, outcome, 0, failed)
+                    taken = following
             finally:
                 self.give_back(model)
             self.interrupt = None
@@ -176,12 +179,14 @@ cdef class Runner:
         """Has the loop run what was submitted, once per iteration."""
         if self.scheduled_on is channel:
             return 0
+        cdef list batches = []  # made before we look: another thread may run meanwhile
         if self.scheduled_on is None:
-            self.scheduled_on, self.scheduled_batches = channel, []
+            self.scheduled_on = channel
+            self.scheduled_batches = batches
         elif channel in self.scheduled_elsewhere:
             return 0
         else:
-            self.scheduled_elsewhere[channel] = []
+            self.scheduled_elsewhere[channel] = batches
         # With a context of its own the loop need not copy ours.
         channel.call_soon(self.run_scheduled, channel, context=channel.context)
         return 0

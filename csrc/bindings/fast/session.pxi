@@ -136,7 +136,8 @@ cdef class Session:
     cdef BatchState batch_state(self, Reservation* reservation):
         """The Python side of a reservation's batch, made by whoever comes first.
 
-        Between reserving and committing nothing here may fail or wait.
+        Between reserving and committing nothing here may fail or wait. But making an object may run
+        the garbage collector, and with it another thread that makes one for the same batch.
         """
         cdef void* tenant = self.w.batch_tenant(reservation.batch)
         cdef BatchState state
@@ -151,6 +152,9 @@ cdef class Session:
             state.rows = [None] * (<Staging>reservation.owner).capacity
         if self.output_specs is not None:
             self.prepare_outputs(state, (<Staging>reservation.owner).capacity, outputs)
+        tenant = self.w.batch_tenant(reservation.batch)
+        if tenant != NULL:
+            return <BatchState>tenant
         Py_INCREF(state)  # the core's reference, until somebody takes the batch
         self.w.batch_set_tenant(state.core, <void*>state, outputs.data(), outputs.size())
         return state

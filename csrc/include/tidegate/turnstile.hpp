@@ -2,9 +2,9 @@
 //
 // All callers of a batch wake up at once and want the GIL. Left to themselves on several cores they
 // pile up inside the interpreter's lock: each hand-over is then a futex call, a wake-up on another
-// core and often a thief in between, some 15 to 20 µs instead of two. So before they ask for the GIL
-// they pass a turnstile: one goes, the others yield their core until it has come back to wait for
-// its next answer, which is when it let the GIL go.
+// core and often a thief in between, some 15 to 20 µs instead of two. So before they ask for the
+// GIL they pass a turnstile: one goes, the others yield their core until it has come back to wait
+// for its next answer, which is when it let the GIL go.
 //
 // It is a hint and no lock. Whoever sees no movement for a while goes past: the one before is busy
 // with something else, and the interpreter's lock is the right place to wait then.
