@@ -1,6 +1,7 @@
 """An answer must not wait for a run that began after it was there."""
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from tidegate import Batcher
 def test_an_answer_that_is_there_does_not_wait_for_the_next_batch(model: Gated) -> None:
     first_was_read = threading.Event()
 
-    def stepping(rows):
+    def stepping(rows: Any) -> Any:
         if rows[0, 0] == 2:
             assert first_was_read.wait(5), "the first answer was held back"
         return model(rows)
