@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import uvloop
 
+from tests import child
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tidegate import Batcher, ClosedError, DeadlineError, Future, ModelPool, TidegateError
 
@@ -27,10 +28,6 @@ def queued(batcher: Batcher, model: Gated, rows: int) -> tuple[Future, list[Futu
     running = batcher.submit(ROW)
     model.await_entry()
     return running, [batcher.submit(ROW + index) for index in range(rows)]
-
-
-def await_batches(batcher: Batcher, count: int) -> None:
-    until(lambda: batcher.statistics().batches >= count)
 
 
 def assert_accounted_for(batcher: Batcher) -> None:
@@ -332,24 +329,31 @@ def test_submitting_and_closing_at_once_leaves_no_request_open() -> None:
 
 def test_large_rows_are_refused_while_they_are_copied() -> None:
     # Rows so large that their copy gives the GIL up; nobody may hold a lock and wait for it then.
-    large = np.zeros(1 << 17)
-    for _ in range(20):
-        batcher = Batcher(lambda rows: rows[:, :1], max_batch_size=16)
-        batcher(large)
+    # In a process of its own, as nothing of this one could run any more.
+    child.run("""
+        import numpy as np
+        from tests.gated import in_thread, until
+        from tidegate import Batcher, TidegateError
 
-        def submit(batcher: Batcher = batcher) -> None:
+        def submit():
             try:
                 while True:
                     batcher.submit(large)
             except TidegateError:
                 pass
 
-        callers = [in_thread(submit) for _ in range(3)]
-        await_batches(batcher, 3)
-        batcher.close(drain=False, timeout=PATIENCE)
-        for caller in callers:
-            caller.outcome()
-        assert_accounted_for(batcher)
+        large = np.zeros(1 << 17)
+        for _ in range(20):
+            batcher = Batcher(lambda rows: rows[:, :1], max_batch_size=16)
+            batcher(large)
+            callers = [in_thread(submit) for _ in range(3)]
+            until(lambda: batcher.statistics().batches > 2)
+            batcher.close(drain=False)
+            for caller in callers:
+                caller.outcome()
+            now = batcher.statistics()
+            assert now.submitted == now.completed + now.closed
+    """)
 
 
 # Context managers and event loops

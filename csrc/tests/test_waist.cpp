@@ -91,6 +91,7 @@ void test_a_request_from_end_to_end() {
 
 void test_the_gate() {
     const Waist& w = waist();
+    w.gate_reset_after_fork();  // as in a new process: nobody has waited for long
     static int asked_main_thread = 0;
     w.gate_set_main_thread_hook([] { ++asked_main_thread; });
     Port* port = w.port_new(false);
