@@ -11,7 +11,8 @@ from pathlib import Path
 
 # Who hangs says where, in every thread, and ends. A forked child does not inherit the alarm.
 _PRELUDE = """
-import faulthandler, os, signal
+import faulthandler, os, signal, warnings
+warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
 faulthandler.register(signal.SIGALRM, chain=True)
 signal.alarm({seconds})
 os.register_at_fork(after_in_child=lambda: signal.alarm({seconds}))

@@ -9,7 +9,7 @@ import pytest
 from tests import child
 
 PRELUDE = """
-import asyncio, multiprocessing, os, sys, threading, time
+import asyncio, gc, multiprocessing, os, sys, threading, time
 import numpy as np
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tidegate import *
@@ -206,6 +206,51 @@ def test_forking_within_a_coroutine() -> None:
     """)
 
 
+def test_forking_in_a_thread_that_is_not_the_main_one() -> None:
+    run("""
+        batcher = Batcher(lambda rows: rows * 2)
+        doubles(batcher)
+
+        def work():
+            pid = os.fork()
+            if pid == 0:
+                refused(lambda: batcher(ROW))
+                with Batcher(lambda rows: rows * 2) as mine:
+                    doubles(mine)
+                    asyncio.run(awaited(mine.submit(ROW)))
+                os._exit(0)
+            ended_well(pid)
+
+        in_thread(work).outcome()
+        doubles(batcher)
+        batcher.close()
+    """)
+
+
+def test_dropping_the_childs_copy_leaves_the_parents_alone() -> None:
+    run("""
+        model = Gated()
+        batchers = {
+            "thread": Batcher(model),
+            "inline": Batcher(model, executor="inline"),
+            "pool": Batcher(ModelPool([model, model]), max_queue_delay=3600.0),
+        }
+        futures = [batcher.submit(ROW + 1, timeout=60.0) for batcher in batchers.values()]
+        model.await_entry()
+
+        def work():
+            batchers.clear()
+            futures.clear()
+            gc.collect()
+
+        ended_well(in_child(work))
+        model.gate.set()
+        for batcher in batchers.values():
+            batcher.close()
+        assert [future.result(0)[0] for future in futures] == [2, 2, 2]
+    """)
+
+
 def test_forking_while_threads_and_loops_hammer() -> None:
     run("""
         batcher = Batcher(lambda rows: rows * 2, max_batch_size=8)
@@ -312,8 +357,11 @@ def test_a_native_model_stays_with_the_parent() -> None:
         assert batcher(ROW + 5)[0] == 5
 
         def work():
+            global batcher
             refused(lambda: batcher(ROW))
             batcher.close()
+            del batcher
+            gc.collect()
             with Batcher(NativeModel(copy, outputs=spec), inputs=spec) as mine:
                 assert mine(ROW + 6)[0] == 6
 

@@ -213,7 +213,9 @@ cdef class LoopChannel(Channel):
                 # KeyboardInterrupt or SystemExit out of a task: the loop ends, but the others'
                 # results must still be there if it runs again.
                 for j in range(i + 1, notices.size()):
-                    self.w.port_post(self.port, notices[j])
+                    # A Settled one must not come after its Finished one, whose token it shares.
+                    if notices[j].kind == NoticeKind.Finished:
+                        self.w.port_post(self.port, notices[j])
                 raise
 
     def resume(self, list futures not None):
