@@ -40,7 +40,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
@@ -90,8 +90,8 @@ cdef extern from "numpy/arrayobject.h":
 cdef enum:
     LARGE_ROW = 65536
 # Outputs of a batch up to this many bytes are handed out as views, rows of larger ones are copied:
-# a kept view keeps the whole batch's outputs alive, so this bounds what a kept row can waste. A view
-# takes half the time of a copy.
+# a kept view keeps the whole batch's outputs alive, so this bounds what a kept row can waste. A
+# view takes half the time of a copy.
 cdef enum:
     SMALL_OUTPUTS = 65536
 cdef enum:

@@ -53,7 +53,7 @@ cdef class Runner:
         cdef const Waist* w = self.session.w
         cdef BatchState batch
         cdef Staging staging
-        cdef uint32_t rows, row, slot
+        cdef uint32_t rows, slot
         cdef Outcome outcome = Outcome.Completed
         cdef unsigned long outer = self.thread
         cdef void* memory
