@@ -9,7 +9,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-# Who hangs says where, in every thread, and ends. A forked child does not inherit the alarm.
+# Who hangs says where, in every thread, and ends; a forked child does not inherit the alarm. To
+# fork beside threads is what some of the scripts are about; since 3.12 Python warns of it.
 _PRELUDE = """
 import faulthandler, os, signal, warnings
 warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)
@@ -26,16 +27,7 @@ def run(script: str, *, seconds: int = 30) -> str:
         What it printed.
     """
     source = _PRELUDE.format(seconds=seconds) + textwrap.dedent(script)
-    # Forking beside threads is what some of the scripts are about; 3.12 and later warn of it.
-    command = [
-        sys.executable,
-        "-W",
-        "error",
-        "-W",
-        "ignore:.*fork:DeprecationWarning",
-        "-c",
-        source,
-    ]
+    command = [sys.executable, "-W", "error", "-c", source]
     # A session of its own, so that what it forked can be ended with it.
     with subprocess.Popen(
         command,
