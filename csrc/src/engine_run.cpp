@@ -15,8 +15,13 @@ namespace tidegate {
 namespace {
 
 /// An idle executor spins this long first when its pauses are short: sleeping costs more.
-constexpr Nanos kSpin = 20 * kMicrosecond;
-constexpr Nanos kShortPause = 60 * kMicrosecond;
+/// A sleeping core takes some 25 µs to wake, and a loop that wakes, answers and asks again twice
+/// that; the pauses of a lone coroutine are to be caught.
+constexpr Nanos kSpin = 100 * kMicrosecond;
+constexpr Nanos kShortPause = 150 * kMicrosecond;
+/// One that spun sees a row at once, while whoever submitted it still holds the GIL, for as long as
+/// an event loop needs to go to sleep. Asking sooner means waiting for it, asleep.
+constexpr Nanos kSettle = 10 * kMicrosecond;
 /// Slabs of a lane that keep their memory while nothing uses them, besides one per executor.
 constexpr std::size_t kSpareSlabs = 4;
 
@@ -117,6 +122,10 @@ void Engine::sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept {
         const Nanos spin_end = std::min(deadline, add_saturating(clock_.now(), kSpin));
         while (executor.word.load(std::memory_order_relaxed) == seen && clock_.now() < spin_end) {
             sched_yield();
+        }
+        if (executor.word.load(std::memory_order_relaxed) != seen) {
+            const Nanos settled = add_saturating(clock_.now(), kSettle);
+            while (clock_.now() < settled) sched_yield();
         }
     }
     futex_wait(executor.word, seen, deadline);
