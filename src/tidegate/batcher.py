@@ -215,6 +215,7 @@ class Batcher(_fast.Gateway):
             None if native is None else native.outputs,
         )
         self._default_timeout = default_timeout
+        self._collate = collate
         self._open(session, default_timeout, overflow == "block", bool(split_oversize))
         self._model = model  # a NativeModel's code must outlive its thread
         self._start(model, session, executor == "inline")
@@ -348,6 +349,17 @@ class Batcher(_fast.Gateway):
     def name(self) -> str:
         """For messages and metrics."""
         return self._name
+
+    @property
+    def inputs(self) -> Spec | None:
+        """What one request looks like; None until it is known, and with ``collate="list"``."""
+        schema = self._session.schema
+        return None if schema is None else schema.spec
+
+    @property
+    def collate(self) -> Literal["stack", "list"]:
+        """How rows are made a batch."""
+        return self._collate
 
     @property
     def max_batch_size(self) -> int:

@@ -1,0 +1,29 @@
+"""Models on offer to clients: what every door of a server has in common.
+
+The doors themselves are imported from their own modules: ``tidegate.serving.asgi`` needs Starlette,
+``tidegate.serving.grpc`` needs grpcio.
+"""
+
+from tidegate.serving.authentication import Tokens
+from tidegate.serving.errors import (
+    AuthenticationError,
+    TooLargeError,
+    UnknownModelError,
+    UnsupportedError,
+)
+from tidegate.serving.limits import Limits
+from tidegate.serving.models import Models
+from tidegate.serving.served import Pending, Served, Tensor
+
+__all__ = [
+    "AuthenticationError",
+    "Limits",
+    "Models",
+    "Pending",
+    "Served",
+    "Tensor",
+    "Tokens",
+    "TooLargeError",
+    "UnknownModelError",
+    "UnsupportedError",
+]
