@@ -77,6 +77,22 @@ void test_a_tally_records_the_same() {
     CHECK_EQUAL(tallied.snapshot().sum, one_by_one.snapshot().sum);
 }
 
+void test_with_a_least_value_of_one_a_power_of_two_is_the_largest_of_its_bucket() {
+    for (const std::uint64_t power : {1u, 2u, 4u, 8u, 64u, 1024u}) {
+        Histogram histogram(1);
+        histogram.record(power);
+        histogram.record(power + 1);
+        const HistogramSnapshot snapshot = histogram.snapshot();
+        CHECK_EQUAL(snapshot.sum, 2 * power + 1);
+        std::uint64_t at_most = 0;
+        for (int index = 0; index <= kLast; ++index) {
+            const std::uint64_t edge = HistogramSnapshot::upper_edge(index) + snapshot.least;
+            if (edge <= power + 1) at_most += snapshot.counts[static_cast<std::size_t>(index)];
+        }
+        CHECK_EQUAL(at_most, 1u);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -84,4 +100,5 @@ int main() {
     test_edges_rise_and_buckets_are_narrow();
     test_snapshots_hold_counts_and_sum();
     test_a_tally_records_the_same();
+    test_with_a_least_value_of_one_a_power_of_two_is_the_largest_of_its_bucket();
 }

@@ -26,7 +26,8 @@ py::dict histogram(const HistogramSnapshot& snapshot, double scale) {
     for (int i = 0; i < HistogramSnapshot::kBuckets; ++i) {
         const std::uint64_t count = snapshot.counts[static_cast<std::size_t>(i)];
         if (count == 0) continue;
-        edges.append(static_cast<double>(HistogramSnapshot::upper_edge(i)) * scale);
+        const std::uint64_t edge = HistogramSnapshot::upper_edge(i) + snapshot.least;
+        edges.append(static_cast<double>(edge) * scale);
         counts.append(count);
         total += count;
     }

@@ -13,8 +13,10 @@ struct HistogramSnapshot {
     static constexpr int kBuckets = 4 * 40;
     std::array<std::uint64_t, kBuckets> counts{};
     std::uint64_t sum = 0;
+    /// The least value that there can be: all edges lie so much higher.
+    std::uint64_t least = 0;
 
-    /// Exclusive upper edge of bucket `index`.
+    /// Exclusive upper edge of bucket `index`, of values from 0.
     static constexpr std::uint64_t upper_edge(int index) noexcept {
         const int power = index / 4;
         const auto quarter = static_cast<std::uint64_t>(index % 4);
@@ -25,9 +27,14 @@ struct HistogramSnapshot {
 /// Counts unsigned values. Any thread records; relaxed throughout: counts order nothing.
 class Histogram {
   public:
+    /// With 1 as the least value a power of two is the largest value of its bucket, not the least:
+    /// then the buckets tell how many values are at most so many.
+    explicit Histogram(std::uint64_t least = 0) noexcept : least_(least) {}
+
+    /// \pre `value` is at least the least
     void record(std::uint64_t value, std::uint64_t times = 1) noexcept {
-        counts_[static_cast<std::size_t>(bucket(value))].fetch_add(times,
-                                                                   std::memory_order_relaxed);
+        counts_[static_cast<std::size_t>(bucket(value - least_))].fetch_add(
+            times, std::memory_order_relaxed);
         sum_.fetch_add(value * times, std::memory_order_relaxed);
     }
 
@@ -37,6 +44,7 @@ class Histogram {
             copy.counts[i] = counts_[i].load(std::memory_order_relaxed);
         }
         copy.sum = sum_.load(std::memory_order_relaxed);
+        copy.least = least_;
         return copy;
     }
 
@@ -58,7 +66,7 @@ class Histogram {
         Tally& operator=(const Tally&) = delete;
 
         void record(std::uint64_t value) noexcept {
-            const int index = bucket(value);
+            const int index = bucket(value - histogram_.least_);
             if (index != index_) flush();
             index_ = index;
             ++count_;
@@ -81,6 +89,7 @@ class Histogram {
     };
 
   private:
+    const std::uint64_t least_;
     std::array<std::atomic<std::uint64_t>, HistogramSnapshot::kBuckets> counts_{};
     std::atomic<std::uint64_t> sum_{0};
 };

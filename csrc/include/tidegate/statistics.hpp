@@ -48,7 +48,7 @@ struct Counters {
     std::atomic<std::uint64_t> submitted{0}, completed{0}, failed{0}, cancelled{0}, expired{0},
         closed{0}, rejected{0}, batches{0}, rows{0}, led{0};
     std::array<std::atomic<std::uint64_t>, kDispatchReasons> dispatched{};
-    Histogram queue_duration, request_duration, batch_duration, batch_size;
+    Histogram queue_duration, request_duration, batch_duration, batch_size{1};
 
     static void add(std::atomic<std::uint64_t>& counter, std::uint64_t by = 1) noexcept {
         // release: pairs with Engine::statistics(); who sees a row's end sees its submission.
