@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -118,6 +119,7 @@ def test_integers_out_of_range_are_refused(datatype: str) -> None:
         ("INT32", [1.5]),
         ("INT32", ["1"]),
         ("INT32", [True]),
+        ("INT32", [True, 2]),
         ("INT32", [None]),
         ("BOOL", [1]),
         ("FP32", ["1"]),
@@ -157,6 +159,16 @@ def test_values_nested_too_deeply_are_refused() -> None:
 def test_ragged_values_are_refused() -> None:
     with pytest.raises(InputError, match="elements of FP32"):
         from_values("x", "FP32", (3,), [[1, 2], [3]])
+
+
+def test_one_long_text_among_many_values_takes_no_room_for_all_of_them() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="elements of type int, str"):
+            from_values("x", "FP32", (10_001,), [*range(10_000), "a" * 100_000])
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_that_are_no_text_need_the_binary_encoding() -> None:

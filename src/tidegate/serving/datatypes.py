@@ -7,6 +7,7 @@ BF16.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -39,6 +40,8 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(object),
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items() if name != "BF16"}
+_DEPTH = 32  # axes at most
+_NUMBERS = {int, float}
 _LENGTH = 4  # of the length that comes before each element of BYTES
 
 
@@ -177,6 +180,7 @@ def from_values(name: str, datatype: str, shape: tuple[int, ...], values: Any) -
         if datatype == "BYTES":
             array = _flat_strings(values)
         else:
+            values = values if isinstance(values, np.ndarray) else _flat_numbers(values)
             array = np.asarray(values).ravel()
             if datatype == "UINT64" and array.dtype.kind == "f" and array.size:
                 array = _wide(values, array)
@@ -220,6 +224,29 @@ def _checked(name: str, datatype: str, array: Array) -> Array:
     return array
 
 
+def _flat_numbers(values: Any) -> Sequence[Any]:
+    """Numbers or booleans out of nested lists.
+
+    Types are looked at before NumPy is asked: out of one long text among many short ones it makes
+    an array with room for the long one everywhere.
+    """
+    if not isinstance(values, Sequence):
+        raise TypeError(f"an element of type {type(values).__name__}")
+    kinds = set(map(type, values))
+    depth = 1
+    while kinds == {list}:
+        if depth == _DEPTH:
+            raise ValueError(f"lists nested more than {_DEPTH} deep")
+        if len(set(map(len, values))) != 1:
+            raise ValueError("nested lists of different lengths")
+        values = list(itertools.chain.from_iterable(values))
+        kinds = set(map(type, values))
+        depth += 1
+    if not (kinds <= _NUMBERS or kinds == {bool}):
+        raise TypeError(f"elements of type {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    return values
+
+
 def _flat_strings(values: Any) -> Array:
     """Strings out of nested lists, as an array of bytes."""
     flat: list[bytes] = []
@@ -229,8 +256,8 @@ def _flat_strings(values: Any) -> Array:
             if _is_text(value):
                 flat.append(value.encode() if isinstance(value, str) else bytes(value))
             elif isinstance(value, Sequence):
-                if len(ahead) == 32:
-                    raise ValueError("lists nested more than 32 deep")
+                if len(ahead) == _DEPTH:
+                    raise ValueError(f"lists nested more than {_DEPTH} deep")
                 ahead.append(iter(value))
                 break
             else:
