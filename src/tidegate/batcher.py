@@ -357,6 +357,11 @@ class Batcher(_fast.Gateway):
         return None if schema is None else schema.spec
 
     @property
+    def default_timeout(self) -> float | None:
+        """Seconds that a request may wait in the queue where it does not say itself."""
+        return self._default_timeout
+
+    @property
     def collate(self) -> Literal["stack", "list"]:
         """How rows are made a batch."""
         return self._collate

@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from tidegate.errors import ConfigError, InputError
 
-__all__ = ["DATATYPES", "Array", "datatype_of", "from_raw", "from_values", "to_raw", "to_values"]
+__all__ = [
+    "DATATYPES",
+    "Array",
+    "as_bytes",
+    "datatype_of",
+    "from_raw",
+    "from_values",
+    "to_raw",
+    "to_values",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -224,7 +233,7 @@ def _checked(name: str, datatype: str, array: Array) -> Array:
     return array
 
 
-def _flat_numbers(values: Any) -> Sequence[Any]:
+def _flat_numbers(values: object) -> Sequence[Any]:
     """Numbers or booleans out of nested lists.
 
     Types are looked at before NumPy is asked: out of one long text among many short ones it makes
@@ -287,7 +296,7 @@ def to_raw(array: Array) -> bytes:
         little = array if array.dtype.name == "bfloat16" else _little(array)
         return little.tobytes()
     parts: list[bytes] = []
-    for element in _as_bytes(array):
+    for element in as_bytes(array):
         parts += (len(element).to_bytes(_LENGTH, "little"), element)
     return b"".join(parts)
 
@@ -308,12 +317,13 @@ def to_values(array: Array) -> list[Any]:
         values: list[Any] = array.ravel().tolist()
         return values
     try:
-        return [element.decode() for element in _as_bytes(array)]
+        return [element.decode() for element in as_bytes(array)]
     except UnicodeDecodeError as error:
         raise InputError(f"the answer is no text ({error}); ask for binary data") from error
 
 
-def _as_bytes(array: Array) -> list[bytes]:
+def as_bytes(array: Array) -> list[bytes]:
+    """The elements of an array of BYTES, flat."""
     return [
         element.encode() if isinstance(element, str) else bytes(element)
         for element in array.ravel().tolist()
