@@ -119,8 +119,9 @@ def test_the_names_types_and_labels_are_those_that_are_documented() -> None:
 def test_a_strict_openmetrics_parser_takes_it_too() -> None:
     with Batcher(identity, name='with "quotes", a \\ and a \n new line') as batcher:
         batcher(ROW)
-        text = openmetrics.generate_latest(registry_of(batcher)).decode()
-    families = {family.name: family for family in parse_openmetrics(text)}
+        text = openmetrics.generate_latest(registry_of(batcher))  # type: ignore[no-untyped-call]
+    parsed = parse_openmetrics(text.decode())  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in parsed}
     assert set(families) == set(NAMES)
     assert value(families["tidegate_queue_depth"], batcher=batcher.name) == 0
 

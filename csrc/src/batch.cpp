@@ -53,7 +53,7 @@ bool Batch::decide(Outcome outcome, std::int32_t model_status) noexcept {
     return true;
 }
 
-void Batch::publish() {
+bool Batch::publish() {
     std::vector<Subscription> subscriptions;
     {
         const std::lock_guard lock(mutex_);
@@ -62,12 +62,14 @@ void Batch::publish() {
         word_.fetch_or(kDone, std::memory_order_seq_cst);
         subscriptions.swap(subscriptions_);
     }
-    if (sleepers_.load(std::memory_order_seq_cst) != 0) futex_wake_all(word_);
+    const bool asleep = sleepers_.load(std::memory_order_seq_cst) != 0;
+    if (asleep) futex_wake_all(word_);
     for (const Subscription& subscription : subscriptions) {
         subscription.port->add_in_flight(-1);
         subscription.port->post({subscription.token, NoticeKind::Finished});
         subscription.port->release();
     }
+    return asleep || !subscriptions.empty();
 }
 
 void Batch::wake_sleepers() noexcept {

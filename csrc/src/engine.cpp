@@ -33,7 +33,8 @@ Lane& Engine::add_lane(std::vector<std::size_t> row_bytes) {
 
 Executor& Engine::add_executor(ExecutorKind kind) {
     const std::lock_guard lock(mutex_);
-    executors_.push_back(std::make_unique<Executor>(kind));
+    const auto number = static_cast<std::uint32_t>(executors_.size());
+    executors_.push_back(std::make_unique<Executor>(kind, number));
     if (kind == ExecutorKind::Inline) executors_.back()->state = ExecutorState::Idle;
     return *executors_.back();
 }
@@ -115,6 +116,11 @@ Statistics Engine::statistics() const {
             {executor->state, busy ? static_cast<double>(now - executor->busy_since) * 1e-9 : 0.0});
     }
     return copy;
+}
+
+std::size_t Engine::recent_batches(BatchRecord* into) const noexcept {
+    const std::lock_guard lock(mutex_);
+    return recorder_.copy(into);
 }
 
 std::size_t Engine::take_orphans(void** into, std::size_t most) {

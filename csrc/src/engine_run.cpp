@@ -203,6 +203,10 @@ void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
             taken.reason = DispatchReason::Drain;
         }
     }
+    // Whoever runs one row here and now need not look at the clock again; else claim() does.
+    const bool at_once =
+        executor.kind == ExecutorKind::Inline || executor.state == ExecutorState::Lent;
+    taken.model_started = at_once && taken.reserved == 1 ? now : kNever;
     executor.running.push_back({taken.batch, taken.reserved});
     executor.busy_since = now;
     running_.fetch_add(1, std::memory_order_relaxed);  // under mutex_, as the look at the queue is
@@ -285,6 +289,10 @@ std::uint32_t Engine::claim(Taken& taken) noexcept {
     }
     const std::uint32_t live = batch.live();
     record_ages(counters_.queue_duration, taken, taken.started);
+    std::uint32_t first = 0;
+    while (first < taken.reserved && batch.slot(first) != SlotState::Claimed) ++first;
+    taken.oldest = taken.slab->submitted(first < taken.reserved ? first : 0);
+    if (taken.model_started == kNever) taken.model_started = clock_.now();
     return live;
 }
 
@@ -307,6 +315,22 @@ void Engine::record_run(Executor& executor, const Taken& taken, Nanos now) noexc
     linger_.record_batch(taken.batch->live(), taken.lane->waiting_rows());
 }
 
+std::uint64_t Engine::record_batch(const Executor& executor, const Taken& taken, Nanos now,
+                                   std::uint32_t failed_rows) noexcept {
+    BatchRecord record;
+    record.submitted = taken.oldest;
+    record.taken = taken.started;
+    record.model_started = taken.model_started;
+    record.model_ended = now;
+    record.rows = taken.batch->live();
+    record.failed_rows = failed_rows;
+    record.executor = executor.number;
+    record.reason = taken.reason;
+    record.outcome = taken.batch->outcome();
+    record.led = executor.state == ExecutorState::Lent;
+    return recorder_.add(record);
+}
+
 void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
                     std::uint32_t failed_rows) noexcept {
     const Nanos now = clock_.now();
@@ -315,11 +339,16 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     const auto run = static_cast<std::uint64_t>(std::max<Nanos>(0, now - taken.started));
     record_ages(counters_.request_duration, taken, now);
     const bool decided = batch.decide(outcome, status);  // not if it was abandoned
+    const std::uint32_t failed = outcome == Outcome::Completed ? failed_rows : live;
+    std::uint64_t sequence = 0;
     {
         const std::lock_guard lock(mutex_);
         std::erase_if(executor.running,
                       [&](const Executor::Running& other) { return other.batch == &batch; });
-        if (live > 0) record_run(executor, taken, now);
+        if (live > 0) {
+            record_run(executor, taken, now);
+            sequence = record_batch(executor, taken, now, decided ? failed : 0);
+        }
         recycle(*taken.lane, *taken.slab);
     }
     // Counted before the callers wake, so that they find themselves counted.
@@ -331,13 +360,14 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
         counters_.batch_size.record(live);
     }
     if (decided) {
-        const std::uint32_t failed = outcome == Outcome::Completed ? failed_rows : live;
         Counters::add(counters_.completed, live - failed);
         Counters::add(counters_.failed, failed);
     }
-    if (decided) batch.publish();
+    const bool told = decided && batch.publish();
     batch.release();
     taken.batch = nullptr;
+    // Reading the clock is a good part of what a batch of one row takes in all.
+    if (live > 0) recorder_.delivered(sequence, told ? clock_.now() : now);
     end_running();  // last, so that whoever waited for it finds every request ended
 }
 

@@ -26,6 +26,7 @@ from tidegate import _engine, _fast
 from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
 from tidegate.pool import Instance, ModelPool
+from tidegate.recorder import BatchRecord
 from tidegate.specs import Spec, check_spec
 from tidegate.statistics import Statistics, from_engine
 
@@ -420,6 +421,10 @@ class Batcher(_fast.Gateway):
     def statistics(self) -> Statistics:
         """A snapshot of what the batcher has done so far."""
         return from_engine(self._runtime.engine.statistics())
+
+    def recent_batches(self) -> list[BatchRecord]:
+        """The last few thousand batches that have ended, oldest first."""
+        return [BatchRecord(*fields) for fields in self._runtime.engine.recent_batches()]
 
     @property
     def closed(self) -> bool:

@@ -11,6 +11,9 @@ namespace tidegate::bindings {
 
 namespace {
 
+/// By DispatchReason.
+constexpr std::array<const char*, kDispatchReasons> kReasons{"full", "idle", "delay", "drain"};
+
 double seconds(Nanos duration) { return static_cast<double>(duration) * 1e-9; }
 
 Nanos nanoseconds(double duration) {
@@ -70,8 +73,7 @@ py::dict statistics(const EngineOwner& owner) {
     result["led"] = now.led;
     result["queue_depth"] = now.queue_depth;
     py::dict dispatched;
-    const std::array<const char*, kDispatchReasons> reasons{"full", "idle", "delay", "drain"};
-    for (std::size_t i = 0; i < kDispatchReasons; ++i) dispatched[reasons[i]] = now.dispatched[i];
+    for (std::size_t i = 0; i < kDispatchReasons; ++i) dispatched[kReasons[i]] = now.dispatched[i];
     result["dispatched"] = dispatched;
     result["queue_duration"] = histogram(now.queue_duration, 1e-9);
     result["request_duration"] = histogram(now.request_duration, 1e-9);
@@ -82,6 +84,39 @@ py::dict statistics(const EngineOwner& owner) {
         executors.append(py::make_tuple(name_of(executor.state), executor.busy_for));
     }
     result["executors"] = py::tuple(executors);
+    return result;
+}
+
+const char* name_of(Outcome outcome) {
+    switch (outcome) {
+        case Outcome::None:
+        case Outcome::Completed:
+            return "completed";
+        case Outcome::Failed:
+            return "failed";
+        case Outcome::Abandoned:
+            return "abandoned";
+    }
+    return "unknown";
+}
+
+/// The fields of tidegate.recorder.BatchRecord, in its order.
+py::list recent_batches(const EngineOwner& owner) {
+    std::vector<BatchRecord> records(Recorder::kCapacity);
+    // Copying some thousand records takes longer than a holder of the GIL may keep the mutex.
+    records.resize(
+        without_gil([&]() noexcept { return owner.engine().recent_batches(records.data()); }));
+    py::list result;
+    for (const BatchRecord& record : records) {
+        const py::object delivered = record.delivered == kNever
+                                         ? py::object(py::none())
+                                         : py::float_(seconds(record.delivered));
+        result.append(py::make_tuple(
+            record.sequence, seconds(record.submitted), seconds(record.taken),
+            seconds(record.model_started), seconds(record.model_ended), delivered, record.rows,
+            record.failed_rows, kReasons[static_cast<std::size_t>(record.reason)],
+            name_of(record.outcome), record.executor, record.led));
+    }
     return result;
 }
 
@@ -136,6 +171,7 @@ PYBIND11_MODULE(_engine, module) {
             "The policy in force; may be replaced while running.")
         .def("capsule", &capsule, "The core's table of functions for this engine.")
         .def("statistics", &statistics, "A snapshot of counters and histograms.")
+        .def("recent_batches", &recent_batches, "The last few thousand batches, oldest first.")
         .def("close", &EngineOwner::close, py::kw_only(), py::arg("drain"),
              "Refuses new requests; serves (drain) or refuses the waiting ones.")
         .def("abandon_running", &EngineOwner::abandon_running,

@@ -74,9 +74,9 @@ class Batch {
     void move_row(std::uint32_t slot, std::uint32_t row);
     /// Decides how the batch ends. False when that had been decided before.
     bool decide(Outcome outcome, std::int32_t model_status) noexcept;
-    /// Ends a decided batch: publishes, wakes, notifies.
+    /// Ends a decided batch: publishes, wakes, notifies. True if there was anybody to be told.
     /// \pre The GIL is not held if anybody else waits (the woken would pile up behind it).
-    void publish();
+    bool publish();
     /// Tells sleepers and ports that some slots were settled.
     void announce_settled();
     /// Tells sleepers alone, for a slot that its own caller has settled.

@@ -20,6 +20,7 @@
 #include "tidegate/lane.hpp"
 #include "tidegate/linger.hpp"
 #include "tidegate/policy.hpp"
+#include "tidegate/recorder.hpp"
 #include "tidegate/statistics.hpp"
 #include "tidegate/timer.hpp"
 #include "tidegate/types.hpp"
@@ -28,8 +29,9 @@ namespace tidegate {
 
 /// The right to run an instance of the model; held by at most one thread at a time.
 struct Executor {
-    explicit Executor(ExecutorKind k) : kind(k) {}
+    Executor(ExecutorKind k, std::uint32_t n) : kind(k), number(n) {}
     const ExecutorKind kind;
+    const std::uint32_t number;          // among the engine's executors
     std::atomic<std::uint32_t> word{0};  // futex word: bumped to wake the thread
     // The rest is under the engine's mutex.
     ExecutorState state = ExecutorState::Busy;
@@ -115,6 +117,9 @@ class Engine {
     Policy policy() const;
     void set_policy(const Policy& policy);
     Statistics statistics() const;
+    /// The last Recorder::kCapacity batches that the model was called with and that have ended,
+    /// into `into`, which has room for so many; returns how many.
+    std::size_t recent_batches(BatchRecord* into) const noexcept;
 
     /// Refuses new requests; with `drain` the waiting ones are served, else they are refused too.
     void close(bool drain) noexcept;
@@ -184,6 +189,8 @@ class Engine {
     void wake_all() noexcept;
     static void record_ages(Histogram& histogram, const Taken& taken, Nanos now) noexcept;
     void record_run(Executor& executor, const Taken& taken, Nanos now) noexcept;
+    std::uint64_t record_batch(const Executor& executor, const Taken& taken, Nanos now,
+                               std::uint32_t failed_rows) noexcept;
 
     const Clock& clock_;
     mutable std::mutex mutex_;
@@ -192,6 +199,7 @@ class Engine {
     std::vector<std::unique_ptr<Executor>> executors_;  // under mutex_
     std::uint32_t promised_ = 0;               // executors on their way to a batch; under mutex_
     std::uint64_t batches_at_last_watch_ = 0;  // under mutex_
+    Recorder recorder_;                        // under mutex_, but for delivered()
     std::vector<void*> orphans_;               // under mutex_
     Linger linger_;
     Executor* lingering_ = nullptr;                // at most one; under mutex_

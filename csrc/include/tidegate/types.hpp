@@ -85,6 +85,8 @@ struct Taken {
     std::uint32_t reserved = 0;
     DispatchReason reason = DispatchReason::Idle;
     Nanos started = 0;
+    Nanos model_started = kNever;  // known once claimed
+    Nanos oldest = 0;              // submission of the first row that was claimed
 };
 
 }  // namespace tidegate
