@@ -410,6 +410,9 @@ def _stacked(model: str, rows: list[Any]) -> list[tuple[str | None, Array]]:
 
 
 def _column(values: list[Any]) -> Array:
+    if len(values) == 1 and type(values[0]) is np.ndarray:  # without the cost of stacking
+        alone: Array = values[0][np.newaxis]
+        return alone
     if all(isinstance(value, str | bytes) for value in values):
         texts = np.empty(len(values), object)  # fixed-width text would lose trailing zero bytes
         texts[:] = values
