@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -293,12 +294,16 @@ def _wrong_values(name: str, datatype: str, given: str) -> InputError:
 def to_raw(array: Array) -> bytes:
     """The protocol's binary encoding of an array; see from_raw()."""
     if array.dtype.kind not in "OSU":
-        little = array if array.dtype.name == "bfloat16" else _little(array)
-        return little.tobytes()
+        return (array if _is_little(array) else _little(array)).tobytes()
     parts: list[bytes] = []
     for element in as_bytes(array):
         parts += (len(element).to_bytes(_LENGTH, "little"), element)
     return b"".join(parts)
+
+
+def _is_little(array: Array) -> bool:
+    order = array.dtype.byteorder  # "=" is the machine's own, "|" that of single bytes
+    return order in "<|" or (order == "=" and sys.byteorder == "little")
 
 
 def _little(array: Array) -> Array:

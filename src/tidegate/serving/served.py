@@ -410,6 +410,8 @@ def _stacked(model: str, rows: list[Any]) -> list[tuple[str | None, Array]]:
 
 
 def _column(values: list[Any]) -> Array:
+    if len(values) == 1 and isinstance(values[0], np.ndarray):
+        return values[0][np.newaxis]  # what nearly every request has: no copy
     if len(values) == 1 and type(values[0]) is np.ndarray:  # without the cost of stacking
         alone: Array = values[0][np.newaxis]
         return alone
