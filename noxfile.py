@@ -48,7 +48,10 @@ def native(session: nox.Session, preset: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Formatting, style, spelling, layers, and nothing that names a machine; `-- --fix` formats."""
+    """Formatting, style, spelling, layers, generated files, and nothing that names a machine.
+
+    `-- --fix` formats.
+    """
     session.install(*EXTRAS["lint"])
     sources = tracked(session, "*.cpp", "*.hpp", "*.h", "*.cu")
     if "--fix" in session.posargs:
@@ -64,9 +67,17 @@ def lint(session: nox.Session) -> None:
         whole.write_text(with_includes(source))
         session.run("cython-lint", str(whole))
     session.run("codespell", *tracked(session))
+    session.run("python", "tools/generate_protos.py", "--check")
     session.run("lint-imports", "--no-cache", "--no-logo", env={"PYTHONPATH": "src"})
     # git grep answers 1 when it finds nothing, which is what is wanted.
     session.run("git", "grep", "-nIE", FOREIGN, external=True, success_codes=[1])
+
+
+@nox.session
+def protos(session: nox.Session) -> None:
+    """Make the message modules from the .proto files; `lint` checks that they are current."""
+    session.install(*EXTRAS["lint"])
+    session.run("python", "tools/generate_protos.py", *session.posargs)
 
 
 @nox.session

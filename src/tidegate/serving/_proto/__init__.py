@@ -1,0 +1,1 @@
+"""The gRPC services' definitions, and their messages as protobuf classes."""
