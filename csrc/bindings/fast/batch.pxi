@@ -77,6 +77,7 @@ cdef class BatchState:
     cdef type row_type     # of a named tuple
     cdef object error      # what the model raised, or an OutputError
     cdef list rows         # submitted objects, for collate="list"
+    cdef list contexts     # where requests came from, by slot; None if nobody traces
     cdef Channel channel   # the first consumer with futures here, and those futures
     cdef list awaiting
     cdef dict more_channels

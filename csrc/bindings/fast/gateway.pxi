@@ -57,6 +57,16 @@ cdef class Gateway:
             (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
         return batch
 
+    cdef BatchState enter_traced(self, object prepared, int64_t deadline,
+                                 Reservation* reservation, uint32_t rejected):
+        """enter(), noting where the request came from."""
+        cdef BatchState batch
+        context = self.session.tracer.context()  # now: after reserving no Python code may run
+        batch = self.enter(prepared, deadline, reservation, rejected)
+        if batch.contexts is not None:  # else it was opened before somebody traced
+            batch.contexts[reservation.index] = context
+        return batch
+
     def submit(self, x, *, timeout=None):
         """Queues one request; never waits.
 
@@ -94,7 +104,10 @@ cdef class Gateway:
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
-        future.batch = self.enter(prepared, deadline, &reservation, rejected)
+        if session.tracer is None:
+            future.batch = self.enter(prepared, deadline, &reservation, rejected)
+        else:
+            future.batch = self.enter_traced(prepared, deadline, &reservation, rejected)
         future.slot = reservation.index
         session.w.commit(session.engine, session.lane, &reservation)
         if session.inline_runner is not None:
@@ -135,7 +148,11 @@ cdef class Gateway:
             yield_gil()
         while True:
             try:
-                batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
+                if session.tracer is None:
+                    batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
+                else:
+                    batch = self.enter_traced(prepared, deadline, &reservation,
+                                              0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:
@@ -246,6 +263,7 @@ cdef class Gateway:
         cdef BatchState batch
         cdef Status status = Status.QueueFull
         cdef uint32_t done = 0, row, least
+        context = None if session.tracer is None else session.tracer.context()
         if session.w.has_room(session.engine, session.lane, k):
             status = Status.Ok
         while done < k and status == Status.Ok:
@@ -260,6 +278,9 @@ cdef class Gateway:
             else:
                 rows = _slice(prepared, done, done + reservation.count)
                 (<Staging>reservation.owner).copy_in(rows, reservation.index, reservation.count)
+            if context is not None and batch.contexts is not None:
+                for row in range(reservation.count):
+                    batch.contexts[reservation.index + row] = context
             future.add_part(batch, reservation.index, reservation.count)
             session.w.commit(session.engine, session.lane, &reservation)
             done += reservation.count

@@ -14,6 +14,10 @@ cdef enum:
     LOOK_AGAIN_NANOSECONDS = 2000000
 
 
+# By DispatchReason, as in the statistics.
+cdef tuple _REASONS = ("full", "idle", "delay", "drain")
+
+
 cdef class Runner:
     """One instance of the model, and the right to run it."""
     cdef Session session
@@ -65,6 +69,7 @@ cdef class Runner:
         staging = <Staging>taken.owner
         batch = <BatchState>taken.tenant
         if rows > 0:
+            tracer, span = self.session.tracer, None
             self.enter_model()
             try:
                 if self.session.objects:
@@ -75,6 +80,8 @@ cdef class Runner:
                     batch.rows = None
                 else:
                     argument = staging.batch_argument(rows)
+                if tracer is not None:
+                    span = self.begin_span(tracer, taken, batch, rows)
                 answer = model(argument)
                 argument = None
                 batch.set_outputs(answer, rows, staging, 1, failed)
@@ -83,6 +90,8 @@ cdef class Runner:
                 outcome = Outcome.Failed
                 if not isinstance(error, Exception):
                     self.interrupt = error
+            if span is not None:
+                self.end_span(tracer, span, batch.error, failed[0])
             self.leave_model(outer)
             answer = argument = None
         if staging.shared() or not w.keeps_memory(self.session.engine, taken):
@@ -90,6 +99,26 @@ cdef class Runner:
             Py_DECREF(<object>memory)
         Py_DECREF(batch)  # the core's reference
         return outcome
+
+    cdef object begin_span(self, object tracer, Taken* taken, BatchState batch, uint32_t rows):
+        """Has the tracer begin a span, linked with where the batch's requests came from."""
+        cdef uint32_t slot
+        cdef list contexts = []
+        if batch.contexts is not None:
+            for slot in range(taken.reserved):
+                if (batch.contexts[slot] is not None and self.session.w.batch_slot(
+                        taken.batch, slot) == SlotState.Claimed):
+                    contexts.append(batch.contexts[slot])
+            batch.contexts = None
+        return tracer.begin(contexts, rows, _REASONS[<int>taken.reason],
+                            1e-9 * (taken.model_started - taken.oldest))
+
+    cdef void end_span(self, object tracer, object span, object error, uint32_t failed) noexcept:
+        try:
+            tracer.end(span, error, failed)
+        except BaseException as interruption:
+            # The tracer keeps its own failures to itself; this is Ctrl-C.
+            self.interrupt = interruption
 
     cdef void enter_model(self) noexcept:
         global _models_in_main_thread

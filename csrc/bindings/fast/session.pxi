@@ -37,6 +37,7 @@ cdef class Session:
     cdef readonly list runners
     cdef Runner inline_runner  # executor="inline"
     cdef object output_specs   # of a native model, else None
+    cdef public object tracer  # of tidegate.tracing.instrument(), else None
 
     def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
                  output_specs=None):
@@ -150,6 +151,8 @@ cdef class Session:
         self.w.batch_retain(state.core)
         if self.objects:
             state.rows = [None] * (<Staging>reservation.owner).capacity
+        if self.tracer is not None:
+            state.contexts = [None] * (<Staging>reservation.owner).capacity
         if self.output_specs is not None:
             self.prepare_outputs(state, (<Staging>reservation.owner).capacity, outputs)
         tenant = self.w.batch_tenant(reservation.batch)

@@ -54,6 +54,12 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         Thread
         Inline
 
+    enum class DispatchReason(uint8_t):
+        Full
+        Idle
+        Delay
+        Drain
+
     struct Notice:
         void* token
         NoticeKind kind
@@ -73,7 +79,10 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void* owner
         void* tenant
         uint32_t reserved
+        DispatchReason reason
         int64_t started
+        int64_t model_started
+        int64_t oldest
 
     struct Waist:
         int64_t now(Engine*) noexcept nogil
