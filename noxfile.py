@@ -97,7 +97,7 @@ def stubs(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
     """The Python tests; `nox -s tests-3.11 -- -m soak` for the long ones."""
-    session.install(".[test]")
+    session.install(".[test,test-models]")
     session.run("pytest", *session.posargs)
 
 
@@ -134,8 +134,8 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Every example of the README and of docs/, run."""
-    session.install(".[test]")
-    session.run("pytest", "tests/test_docs.py", *session.posargs)
+    session.install(".[test,test-models]")
+    session.run("pytest", "tests/test_docs.py", "tests/howto", *session.posargs)
 
 
 @nox.session
@@ -143,3 +143,10 @@ def bench(session: nox.Session) -> None:
     """One table of ratios to the plain-Python ways, with its JSON and plots."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks.compare", *session.posargs)
+
+
+@nox.session
+def bench_serving(session: nox.Session) -> None:
+    """Web services alone, batched by hand and with tidegate, with their tables and plots."""
+    session.install(".[bench]")
+    session.run("python", "-m", "benchmarks.serving", *session.posargs)
