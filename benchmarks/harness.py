@@ -55,6 +55,8 @@ class Target:
     limit: float
     at_least: bool
     unit: str = ""
+    every_round: bool = False
+    """Missed only if every round misses it: one that only noise misses is reached."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,15 @@ class Verdict:
     at_least: bool
     unit: str
     spread: Spread | None
+    every_round: bool = False
 
     @property
     def reached(self) -> bool:
         if self.spread is None:
             return False
         value = self.spread.median
+        if self.every_round:
+            value = self.spread.highest if self.at_least else self.spread.lowest
         return value >= self.limit if self.at_least else value <= self.limit
 
 
@@ -253,4 +258,6 @@ def _verdict(target: Target, results: list[Round]) -> Verdict:
         except KeyError:  # one of its sides did not run in this round
             continue
     spread = Spread.of(figures) if figures else None
-    return Verdict(target.label, target.limit, target.at_least, target.unit, spread)
+    return Verdict(
+        target.label, target.limit, target.at_least, target.unit, spread, target.every_round
+    )

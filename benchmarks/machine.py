@@ -10,7 +10,18 @@ import sys
 import time
 from pathlib import Path
 
-PACKAGES = ("tidegate", "numpy", "batched", "uvloop")
+PACKAGES = (
+    "tidegate",
+    "numpy",
+    "batched",
+    "uvloop",
+    "fastapi",
+    "pydantic",
+    "starlette",
+    "uvicorn",
+    "httptools",
+    "grpcio",
+)
 
 
 def cpu_model() -> str:

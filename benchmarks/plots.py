@@ -97,7 +97,8 @@ def _bars(
         axes.set_xlim(0, max(ends) * 1.16)
 
 
-def _metric(outcome: Outcome, metric: str) -> dict[str, Spread]:
+def metric_of(outcome: Outcome, metric: str) -> dict[str, Spread]:
+    """A metric of each variant that ran."""
     return {name: spreads[metric] for name, spreads in outcome.metrics.items()}
 
 
@@ -106,7 +107,7 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _stack(panels: Sequence[dict[str, Any]], path: Path) -> None:
+def stack(panels: Sequence[dict[str, Any]], path: Path) -> None:
     """One panel below the other, each as high as its number of bars asks for."""
     heights = [len(panel["spreads"]) + 1.6 for panel in panels]
     figure, axes = plt.subplots(
@@ -131,7 +132,7 @@ def throughput(outcomes: dict[str, Outcome], path: Path) -> None:
     }
     panels = [
         {
-            "spreads": _metric(outcomes[name], "throughput"),
+            "spreads": metric_of(outcomes[name], "throughput"),
             "scale": 1e-3,
             "unit": "thousand requests a second (more is better)",
             "title": title,
@@ -140,7 +141,7 @@ def throughput(outcomes: dict[str, Outcome], path: Path) -> None:
         if name in outcomes
     ]
     if panels:
-        _stack(panels, path)
+        stack(panels, path)
 
 
 def latency(outcomes: dict[str, Outcome], path: Path) -> None:
@@ -149,7 +150,7 @@ def latency(outcomes: dict[str, Outcome], path: Path) -> None:
     if "lone" in outcomes:
         panels.append(
             {
-                "spreads": _metric(outcomes["lone"], "p50"),
+                "spreads": metric_of(outcomes["lone"], "p50"),
                 "scale": 1e6,
                 "unit": "median in µs, logarithmic (less is better)",
                 "title": "One caller at a time, identity model",
@@ -159,7 +160,7 @@ def latency(outcomes: dict[str, Outcome], path: Path) -> None:
     if "openloop" in outcomes:
         panels += [
             {
-                "spreads": _metric(outcomes["openloop"], metric),
+                "spreads": metric_of(outcomes["openloop"], metric),
                 "scale": 1e3,
                 "unit": f"{text} in ms, logarithmic (less is better)",
                 "title": f"500 requests a second at random, {text}",
@@ -168,7 +169,7 @@ def latency(outcomes: dict[str, Outcome], path: Path) -> None:
             for metric, text in (("p50", "median"), ("p99", "99th percentile"))
         ]
     if panels:
-        _stack(panels, path)
+        stack(panels, path)
 
 
 def starvation(outcomes: dict[str, Outcome], path: Path) -> None:
@@ -176,7 +177,7 @@ def starvation(outcomes: dict[str, Outcome], path: Path) -> None:
     if "starvation" not in outcomes:
         return
     cases: dict[str, dict[str, Spread]] = {}
-    for name, spread in _metric(outcomes["starvation"], "answers").items():
+    for name, spread in metric_of(outcomes["starvation"], "answers").items():
         case, _, variant = name.partition(": ")
         cases.setdefault(case, {})[variant] = spread
     panels = [
@@ -188,7 +189,7 @@ def starvation(outcomes: dict[str, Outcome], path: Path) -> None:
         }
         for case, spreads in cases.items()
     ]
-    _stack(panels, path)
+    stack(panels, path)
 
 
 def targets(outcomes: dict[str, Outcome], path: Path) -> None:
