@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -61,10 +62,9 @@ def parse(kind: type[AnyMessage], data: bytes) -> AnyMessage:
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        name = kind.DESCRIPTOR.full_name
         raise InputError(
-            f"the message should be a {name}, got {len(data)} bytes that are none",
-            expected=name,
+            f"the {len(data)} bytes are no {kind.DESCRIPTOR.name}",
+            expected=kind.DESCRIPTOR.name,
             given=f"{len(data)} bytes",
         ) from error
 
@@ -195,7 +195,7 @@ def _from_contents(
             given=", ".join(used),
         )
     values = getattr(contents, field)
-    if field in _FLAT:
+    if field in _FLAT and len(values) == math.prod(shape):
         data = _flat(contents, *_FLAT[field], len(values))
         if data is not None:
             return from_raw(name, datatype, shape, data)

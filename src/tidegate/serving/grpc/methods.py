@@ -11,6 +11,7 @@ from tidegate.serving._proto import open_inference_pb2 as pb
 from tidegate.serving.datatypes import Array
 from tidegate.serving.errors import UnknownModelError
 from tidegate.serving.grpc import messages
+from tidegate.serving.grpc.structure import MODEL_INFER, check_structure
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
 from tidegate.serving.served import Pending, Served
@@ -108,6 +109,7 @@ class Protocol:
         """
         limits = self._limits
         limits.check_message(len(message))
+        check_structure(message, MODEL_INFER)
         request = messages.parse(pb.ModelInferRequest, message)
         served = self._models.get(request.model_name, request.model_version)
         timeout, priority = None, 0

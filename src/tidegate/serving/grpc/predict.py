@@ -14,8 +14,9 @@ from tidegate.serving._proto import tidegate_v1_packed_pb2 as packed
 from tidegate.serving._proto import tidegate_v1_pb2 as plain
 from tidegate.serving.datatypes import Array
 from tidegate.serving.errors import UnsupportedError
-from tidegate.serving.grpc import messages
+from tidegate.serving.grpc import messages, structure
 from tidegate.serving.grpc.methods import Begun, queue_seconds
+from tidegate.serving.grpc.structure import check_structure
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
 from tidegate.serving.served import Served, Tensor
@@ -49,6 +50,7 @@ class Predict:
         """
         limits = self._limits
         limits.check_message(len(message))
+        check_structure(message, structure.PREDICT)
         request = messages.parse(packed.PredictRequest, message)
         served = self._served(request.model_name, request.model_version)
         features = _features(request, message)
