@@ -1,4 +1,4 @@
-"""The how-to for gRPC services of one's own, for event loops and for threads: answers and errors."""
+"""The how-to for gRPC services of one's own, in event loops and in threads: answers, errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Service:
         self.port = port
         self.model = model
         self.batcher = batcher
-        self._predict = channel.unary_unary("/example.Scores/Predict")
+        self._predict = channel.unary_unary("/example.Scores/Predict", bytes, bytes)
 
     def start(self, row: Any, timeout: float = PATIENCE) -> Any:
         """A call that is under way."""
