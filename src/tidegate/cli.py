@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tidegate.errors import ConfigError, TidegateError
 
 # Exit codes: 0 is well, 1 is "ran, and something is wrong", 2 is "could not run" (argparse's own
 # choice for bad arguments), 130 is what shells report for a program ended by Ctrl-C.
@@ -18,6 +22,18 @@ DEMO_NEEDS = {
     "rich": "rich",
     "sklearn": "scikit-learn",
     "threadpoolctl": "scikit-learn",
+}
+
+# The same for the server, and for `tidegate infer` over gRPC.
+SERVE_NEEDS = {
+    "google": "protobuf",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_reflection": "grpcio-reflection",
+    "prometheus_client": "prometheus_client",
+    "starlette": "starlette",
+    "tomli": "tomli",
+    "uvicorn": "uvicorn",
 }
 
 _DEFAULT = " (default: %(default)s)"
@@ -47,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_serve(commands)
+    _add_infer(commands)
+    _add_top(commands)
     return parser
 
 
@@ -87,10 +106,19 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="where the plot of the latencies goes: .svg, .png or .pdf" + _DEFAULT,
     )
     plots.add_argument("--no-plot", action="store_true", help="write no plot")
+    add(
+        "--serve",
+        action="store_true",
+        help="instead, offer the classifier over HTTP and gRPC on this machine until Ctrl-C",
+    )
+    add("--http", type=_port, default=8000, metavar="PORT", help="with --serve" + _DEFAULT)
+    add("--grpc", type=_port, default=8001, metavar="PORT", help="with --serve" + _DEFAULT)
     demo.set_defaults(command=_demo)
 
 
 def _demo(arguments: argparse.Namespace) -> int:
+    if arguments.serve:
+        return _demo_serve(arguments)
     try:
         from tidegate import demo
     except ModuleNotFoundError as error:
@@ -110,13 +138,184 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0 if right else WRONG
 
 
-def _report_missing(error: ModuleNotFoundError, extra: str, needs: dict[str, str]) -> int:
+def _demo_serve(arguments: argparse.Namespace) -> int:
+    try:
+        from tidegate.demo import offer
+
+        return offer.run(
+            http=arguments.http,
+            grpc=arguments.grpc,
+            max_batch_size=arguments.max_batch_size,
+            max_queue_delay=arguments.max_queue_delay,
+            seed=arguments.seed,
+        )
+    except ModuleNotFoundError as error:
+        return _report_missing(error, "demo,serve", {**DEMO_NEEDS, **SERVE_NEEDS})
+    except ConfigError as error:
+        return _refuse("demo", error)
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from tidegate.serving.options import DESCRIPTION, add_options
+
+    serve = commands.add_parser(
+        "serve",
+        help="offer models over HTTP and gRPC",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(serve)
+    serve.set_defaults(command=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from tidegate.serving.loading import load
+    from tidegate.serving.options import configuration_of
+
+    try:
+        configuration = configuration_of(arguments)
+        if configuration.target is None:
+            raise ConfigError("what is to be served? Give MODULE:ATTRIBUTE")
+        from tidegate.serving import server
+
+        models = load(configuration.target)
+        server.configure_logging(configuration.log_level)
+        return server.serve(models, configuration)
+    except ModuleNotFoundError as error:
+        return _report_missing(error, "serve", SERVE_NEEDS)
+    except ConfigError as error:
+        return _refuse("serve", error)
+
+
+def _refuse(command: str, error: TidegateError) -> int:
+    """Say why not; what went wrong in the user's own code is shown with its traceback."""
+    if error.__cause__ is not None and not isinstance(error.__cause__, OSError):
+        traceback.print_exception(error.__cause__)
+    sys.stderr.write(f"tidegate {command}: error: {error}\n")
+    return CANNOT_RUN
+
+
+def _add_infer(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    infer = commands.add_parser(
+        "infer",
+        help="send one request to a server and print the answer",
+        description="Ask a model of a running server for its inputs, send one request, and print "
+        "the answer.",
+    )
+    add = infer.add_argument
+    add("url", metavar="URL", help="http://, https://, http+unix://, grpc://, ... as announced")
+    add("model", metavar="MODEL", help="its name")
+    given = infer.add_mutually_exclusive_group()
+    given.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="[NAME=]JSON",
+        help="a row, or a list of rows; may be repeated",
+    )
+    given.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="an object with all inputs by name, or a request of the protocol; default: stdin",
+    )
+    add("--output", action="append", default=[], metavar="NAME", help="ask for these outputs only")
+    add("--model-version", default="", metavar="VERSION", help="default: the newest")
+    add("--grpc", action="store_true", help="speak gRPC if the URL does not say")
+    add("--json-output", action="store_true", help="print JSON")
+    add("--token", metavar="TOKEN", help="default: the environment's TIDEGATE_TOKEN")
+    add("--ca", type=Path, metavar="PATH", help="certificates to trust, PEM")
+    add("--certificate", type=Path, metavar="PATH", help="the client's certificate, PEM")
+    add("--key", type=Path, metavar="PATH", help="its key, PEM")
+    add("--timeout", type=_delay, default=30.0, metavar="SECONDS", help="to wait" + _DEFAULT)
+    infer.set_defaults(command=_infer)
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    from tidegate.serving import inquiry
+    from tidegate.serving.inquiry.connection import Access
+
+    try:
+        answer = inquiry.run(
+            inquiry.Inquiry(
+                url=arguments.url,
+                model=arguments.model,
+                version=arguments.model_version,
+                inputs=tuple(arguments.input),
+                file=arguments.json,
+                outputs=tuple(arguments.output),
+                grpc=arguments.grpc,
+                json_output=arguments.json_output,
+                access=Access(
+                    token=arguments.token or os.environ.get("TIDEGATE_TOKEN"),
+                    ca=arguments.ca,
+                    certificate=arguments.certificate,
+                    key=arguments.key,
+                    timeout=arguments.timeout,
+                ),
+            )
+        )
+    except ModuleNotFoundError as error:
+        return _report_missing(error, "serve", SERVE_NEEDS, command="infer")
+    except TidegateError as error:
+        sys.stderr.write(f"tidegate infer: error: {error}\n")
+        return WRONG
+    sys.stdout.write(answer + "\n")
+    return 0
+
+
+def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    top = commands.add_parser(
+        "top",
+        help="watch the batchers of running servers",
+        description="Show what the batchers of running servers are at, from their metrics: rates "
+        "and quantiles over the last interval, until Ctrl-C.",
+    )
+    add = top.add_argument
+    add(
+        "urls",
+        nargs="*",
+        default=["http://127.0.0.1:8000/metrics"],
+        metavar="URL",
+        help="addresses of metrics" + _DEFAULT,
+    )
+    add("--interval", type=_delay, default=2.0, metavar="SECONDS", help="between looks" + _DEFAULT)
+    add("--once", action="store_true", help="print one table, over one interval, and end")
+    add("--token", metavar="TOKEN", help="default: the environment's TIDEGATE_TOKEN")
+    add("--ca", type=Path, metavar="PATH", help="certificates to trust, PEM")
+    top.set_defaults(command=_top)
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    try:
+        from tidegate.serving import top
+    except ModuleNotFoundError as error:
+        return _report_missing(error, "serve", {**SERVE_NEEDS, "rich": "rich"}, command="top")
+    try:
+        all_answered = top.run(
+            top.Options(
+                urls=arguments.urls,
+                interval=arguments.interval,
+                once=arguments.once,
+                token=arguments.token or os.environ.get("TIDEGATE_TOKEN"),
+                ca=arguments.ca,
+            )
+        )
+    except TidegateError as error:
+        sys.stderr.write(f"tidegate top: error: {error}\n")
+        return CANNOT_RUN
+    return 0 if all_answered else WRONG
+
+
+def _report_missing(
+    error: ModuleNotFoundError, extra: str, needs: dict[str, str], command: str = ""
+) -> int:
     """Say which extra to install; an error about any other module is a bug and goes on its way."""
     module = (error.name or "").partition(".")[0]
     if module not in needs:
         raise error
     sys.stderr.write(
-        f"tidegate {extra} needs {needs[module]}, which is not installed.\n"
+        f"tidegate {command or extra} needs {needs[module]}, which is not installed.\n"
         f"Install what it needs with: pip install 'tidegate[{extra}]'\n"
     )
     return CANNOT_RUN
@@ -130,6 +329,11 @@ def _count(text: str) -> int:
 def _seed(text: str) -> int:
     """A whole number that NumPy takes as a seed."""
     return _whole(text, least=0, most=2**32 - 1)
+
+
+def _port(text: str) -> int:
+    """A port, or 0 for any that is free."""
+    return _whole(text, least=0, most=65535)
 
 
 def _whole(text: str, least: int, most: int | None = None) -> int:
