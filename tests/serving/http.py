@@ -200,3 +200,22 @@ def raw_request(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def read_answer(client: socket.socket) -> Answer:
+    """The next answer that comes over a socket."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = client.recv(65536)
+        assert part, f"the connection ended after {data!r}"
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    headers = {
+        name.lower(): value.strip() for name, _, value in (each.partition(":") for each in fields)
+    }
+    while len(body) < int(headers["content-length"]):
+        part = client.recv(65536)
+        assert part, "the connection ended within a body"
+        body += part
+    return Answer(int(line.split(" ")[1]), headers, body)

@@ -1,4 +1,4 @@
-"""Models on offer that the doors' tests share: an echo for each datatype, and some that misbehave."""
+"""Models on offer that the doors' tests share: an echo for each datatype, and others."""
 
 from __future__ import annotations
 

@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 from tests.gated import PATIENCE, Gated, until
-from tests.serving.http import App, Server, connected, raw_request, request, rows, scope_of
+from tests.serving.http import (
+    App,
+    Server,
+    connected,
+    raw_request,
+    read_answer,
+    request,
+    rows,
+    scope_of,
+)
 from tidegate import Batcher, TensorSpec
 from tidegate.serving import Limits, Models, Served
 from tidegate.serving.asgi import create_app
@@ -67,7 +76,7 @@ def test_a_client_that_hangs_up_takes_its_request_back(
             until(lambda: batcher.statistics().queue_depth == 1)
             model.gate.set()
             for client in (running, neighbour):
-                assert client.recv(10_000).startswith(b"HTTP/1.1 200 ")
+                assert read_answer(client).status == 200
         until(lambda: server.connections == 1)
     assert batcher.statistics().cancelled == 1
     assert model.rows_seen == 2
@@ -241,7 +250,7 @@ def test_many_clients_that_vanish_harm_nobody_and_leave_nothing(
             until(lambda: batcher.statistics().queue_depth == 1)
             model.gate.set()
             for client in (running, neighbour):
-                assert client.recv(10_000).startswith(b"HTTP/1.1 200 ")
+                assert read_answer(client).status == 200
             model.await_entry()
             until(lambda: server.tasks == 0)
             gc.collect()
