@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 import tidegate
-from tidegate import errors, statistics
+from tidegate import errors, metrics, recorder, statistics, tracing
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks/README.md", *ROOT.glob("docs/**/*.md")])
 IMAGES = sorted(ROOT.glob("docs/**/*.svg"))
-# Plots have a white ground of their own.
-DRAWINGS = [image for image in IMAGES if image.parent.name != "benchmarks"]
+# Plots and screens of runs have a ground of their own.
+DRAWINGS = [image for image in IMAGES if image.parent.name not in ("benchmarks", "runs")]
 # An example says what it prints on lines that start like this.
 PRINTS = "#> "
 # What a page needs beyond the extra `test`. CI has `test-models`; PyTorch is too large for it.
@@ -236,3 +236,26 @@ def test_every_statistic_is_described(kind: Any) -> None:
     page = described("statistics.md")
     for field in dataclasses.fields(kind):
         assert f"| `{field.name}` |" in page, field.name
+
+
+def test_every_field_of_the_flight_recorder_is_described() -> None:
+    page = described("tracing.md")
+    for field in dataclasses.fields(recorder.BatchRecord):
+        assert f"| `{field.name}` |" in page, field.name
+    for name in [*tracing.__all__, *members(recorder.BatchRecord)]:
+        assert re.search(rf"[`.]{name}\b", page), name
+
+
+def test_every_metric_is_described_with_its_kind_and_labels() -> None:
+    page = described("metrics.md")
+    with tidegate.Batcher(abs) as batcher:
+        families = list(metrics.Collector(batcher).collect())
+    for family in families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {key: None for sample in family.samples for key in sample.labels if key != "le"}
+        listed = ", ".join(f"`{label}`" for label in labels)
+        assert f"| `{name}` | {family.type} | {listed} |" in page, name
+    for value in (*metrics.OUTCOMES, *metrics.STATES):
+        assert f"`{value}`" in page
+    for setting in settings_of(metrics.Collector):
+        assert f"| `{setting.name}` |" in page
