@@ -92,6 +92,13 @@ def test_limits_are_whole_numbers_of_at_least_one(setting: str, value: object) -
         Limits(**{setting: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", [0, -1.0, True, "3", float("nan")])
+def test_the_time_limit_is_a_positive_number_or_none(value: object) -> None:
+    with pytest.raises(ConfigError, match="receive_timeout must be seconds > 0 or None"):
+        Limits(receive_timeout=value)  # type: ignore[arg-type]
+    assert Limits(receive_timeout=None).receive_timeout is None
+
+
 def test_what_is_over_a_limit_is_an_input_error_of_its_own_status() -> None:
     limits = Limits(max_message_bytes=10, max_rows=2)
     limits.check_message(10)
