@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import child
 from tests.gated import PATIENCE, in_thread, until
 from tidegate import (
     Batcher,
@@ -359,3 +360,12 @@ def test_the_header_has_the_signature_that_is_used(library: Any, tmp_path: Path)
     subprocess.run(
         [compiler, "-Werror", "-fsyntax-only", "-std=c99", "-D_DEFAULT_SOURCE", source], check=True
     )
+
+
+def test_importing_tidegate_loads_no_module_that_few_need() -> None:
+    printed = child.run(
+        "import numpy, sys; before = set(sys.modules); import tidegate; "
+        "print(*set(sys.modules) - before)"
+    )
+    # Each takes as much memory as a good part of tidegate itself.
+    assert not set(printed.split()) & {"asyncio", "pathlib", "urllib.parse", "importlib.metadata"}
