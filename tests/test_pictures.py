@@ -21,7 +21,5 @@ def test_the_pictures_of_a_run_are_drawn(tmp_path: Path) -> None:
         text = (tmp_path / f"{name}.svg").read_text()
         tags = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(text).iter()]
         assert {"title", "desc"} <= set(tags)
-        assert not re.search(
-            r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", text
-        )
+        assert "url(" not in text.replace("url(#", ""), "it fetches something from elsewhere"
         assert all(word in text for word in words)
