@@ -218,7 +218,7 @@ def test_an_unknown_door_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_quick_comparison_runs_and_writes_its_results(tmp_path: Path) -> None:
     arguments = ["--quick", "--out", str(tmp_path)]
-    arguments += ["--variants", "own thread,+ tidegate,(binary),(ModelInfer)"]
+    arguments += ["--variants", "own thread by hand,+ tidegate,(binary),(ModelInfer)"]
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving", *arguments],
         cwd=ROOT,
@@ -235,10 +235,10 @@ def test_a_quick_comparison_runs_and_writes_its_results(tmp_path: Path) -> None:
         outcome = Outcome.from_json(entry)
         assert not outcome.failed
         assert not outcome.skipped
-        assert len(outcome.metrics) == 4
-        measured = [each for each in outcome.verdicts if each.spread is not None]
-        # Throughput, p50, p99 and memory, twice, of tidegate over the batcher in its own thread.
-        assert len(measured) == 8
+        compared = {each.label.partition(": ")[2] for each in outcome.verdicts if each.spread}
+        service = {"http": "FastAPI", "grpc": "grpc.aio"}[outcome.name]
+        assert f"{service} + tidegate / {service} + own thread by hand" in compared
+        assert len(outcome.metrics) == {"http": 6, "grpc": 4}[outcome.name]
         assert (tmp_path / f"serving-{outcome.name}.svg").exists()
     shown = page.render(record)
     assert "FastAPI + tidegate / FastAPI + own thread by hand" in shown

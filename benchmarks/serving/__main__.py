@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--variants", default="", help="only servers whose names contain one of these, by comma"
     )
     parser.add_argument(
-        "--seconds", type=float, default=0.8, help="how long each load is measured (default 0.8)"
+        "--seconds", type=float, default=0.7, help="how long each load is measured (default 0.7)"
     )
     parser.add_argument("--uvloop", action="store_true", help="run the servers on uvloop")
     parser.add_argument(

@@ -79,10 +79,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(door: str, kind: str, *, core: int | None, uvloop: bool) -> Iterator[Server]:
+def serving(
+    door: str, kind: str, *, core: int | None, uvloop: bool, default_gc: bool = False
+) -> Iterator[Server]:
     """Yield a server that accepts connections; it is ended afterwards."""
     command = [sys.executable, "-m", "benchmarks.serving.server", door, kind]
     command += ["--loop", "uvloop" if uvloop else "asyncio"]
+    if default_gc:
+        command.append("--default-gc")
     if core is not None:
         command += ["--core", str(core)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment())

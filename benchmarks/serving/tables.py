@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from benchmarks import report
 from benchmarks.harness import Outcome, Verdict
-from benchmarks.serving.variants import AGAIN, FIGURES, IN_FLIGHT, columns, label, pairs
+from benchmarks.serving.variants import AGAIN, FIGURES, IN_FLIGHT, PAIRS, columns, label
 
-SERVICES = {"http": "FastAPI", "grpc": "grpc.aio"}
 ENOUGH_ROUNDS = 5
 FIGURE_NAMES = {"throughput": "requests/s", "p50": "p50", "p99": "p99", "memory": "peak memory"}
 
@@ -39,7 +38,7 @@ def cell(verdict: Verdict, rounds: int) -> str:
 def ratios(outcome: Outcome, in_flight: int) -> Iterator[report.Row]:
     """A row for each pair: ours, theirs, and a cell for each figure."""
     verdicts = {verdict.label: verdict for verdict in outcome.verdicts}
-    for pair in pairs(SERVICES[outcome.name]):
+    for pair in PAIRS[outcome.name]:
         cells = [
             cell(verdicts[label(pair, f"{figure}_{in_flight}")], outcome.rounds)
             for figure in FIGURES

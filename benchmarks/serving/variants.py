@@ -16,6 +16,7 @@ from benchmarks.serving.questions import Questions
 IN_FLIGHT = (64, 256)
 WARM_UP = 0.25
 AGAIN = "(again)"
+DEFAULT_GC = ", default GC"
 CORES = Cores.choose()
 
 FIGURES = {"throughput": True, "p50": False, "p99": False, "memory": False}
@@ -35,11 +36,13 @@ CONNECT: dict[str, Connect] = {"http": http1.connections, "grpc": http2.connecti
 Ask = Callable[[], Questions]
 
 
-def measure(door: str, kind: str, ask: Ask, settings: Settings) -> Metrics:
+def measure(door: str, kind: str, ask: Ask, default_gc: bool, settings: Settings) -> Metrics:
     """Start a server, put each load on it in turn, and end it."""
     metrics: Metrics = {}
     asked = ask()
-    with serving(door, kind, core=CORES.server, uvloop=settings.uvloop) as server:
+    with serving(
+        door, kind, core=CORES.server, uvloop=settings.uvloop, default_gc=default_gc
+    ) as server:
         for in_flight in IN_FLIGHT:
             load = functools.partial(
                 closed_loop,
@@ -56,9 +59,15 @@ def measure(door: str, kind: str, ask: Ask, settings: Settings) -> Metrics:
 
 
 def variant(
-    name: str, door: str, kind: str, ask: Ask, available: Callable[[], bool] = lambda: True
+    name: str,
+    door: str,
+    kind: str,
+    ask: Ask,
+    *,
+    default_gc: bool = False,
+    available: Callable[[], bool] = lambda: True,
 ) -> Variant:
-    return Variant(name, functools.partial(measure, door, kind, ask), available)
+    return Variant(name, functools.partial(measure, door, kind, ask, default_gc), available)
 
 
 def columns(in_flight: int) -> list[Column]:
@@ -122,52 +131,58 @@ def variants(service: str, door: str, ask: Ask) -> list[Variant]:
     return [variant(name, door, kind, ask) for name, kind in kinds.items()]
 
 
-SCENARIOS = {
-    "http": Scenario(
-        name="http",
-        question="FastAPI under uvicorn, HTTP/1.1 with JSON",
-        variants=[
-            *variants("FastAPI", "http", questions.plain_json),
-            variant("FastAPI alone (def)", "http", "alone-def", questions.plain_json),
-            variant(
-                "tidegate asgi (JSON)",
-                "http",
-                "door",
-                questions.protocol_json,
-                doors.has_http_door,
-            ),
-            variant(
-                "tidegate asgi (binary)",
-                "http",
-                "door",
-                questions.protocol_binary,
-                doors.has_http_door,
-            ),
-        ],
-        columns=[],  # one table for each of IN_FLIGHT: see columns()
-        targets=targets(pairs("FastAPI")),
-    ),
-    "grpc": Scenario(
-        name="grpc",
-        question="grpc.aio, float32 numbers as bytes",
-        variants=[
-            *variants("grpc.aio", "grpc", questions.plain_bytes),
-            variant(
-                "tidegate grpc (ModelInfer)",
-                "grpc",
-                "door",
-                questions.protocol_raw,
-                doors.has_grpc_door,
-            ),
-            variant(
-                "tidegate grpc (Predict)",
-                "grpc",
-                "door",
-                questions.features,
-                doors.has_grpc_door,
-            ),
-        ],
-        columns=[],
-        targets=targets(pairs("grpc.aio")),
-    ),
+def with_default_gc() -> list[Variant]:
+    """FastAPI with the garbage collector as it is in a new process."""
+    kinds = {"alone": "alone", "+ own thread by hand": "thread", "+ tidegate": "tidegate"}
+    return [
+        variant(f"FastAPI {name}{DEFAULT_GC}", "http", kind, questions.plain_json, default_gc=True)
+        for name, kind in kinds.items()
+    ]
+
+
+PAIRS = {
+    "http": [
+        *pairs("FastAPI"),
+        Pair(f"FastAPI + tidegate{DEFAULT_GC}", f"FastAPI alone{DEFAULT_GC}"),
+        Pair(f"FastAPI + tidegate{DEFAULT_GC}", f"FastAPI + own thread by hand{DEFAULT_GC}"),
+    ],
+    "grpc": pairs("grpc.aio"),
 }
+
+HTTP = Scenario(
+    name="http",
+    question="FastAPI under uvicorn, HTTP/1.1 with JSON",
+    variants=[
+        *variants("FastAPI", "http", questions.plain_json),
+        *with_default_gc(),
+        variant("FastAPI alone (def)", "http", "alone-def", questions.plain_json),
+        *(
+            variant(f"tidegate asgi ({name})", "http", "door", ask, available=doors.has_http_door)
+            for name, ask in (
+                ("JSON", questions.protocol_json),
+                ("binary", questions.protocol_binary),
+            )
+        ),
+    ],
+    columns=[],  # one table for each of IN_FLIGHT: see columns()
+    targets=targets(PAIRS["http"]),
+)
+
+GRPC = Scenario(
+    name="grpc",
+    question="grpc.aio, float32 numbers as bytes",
+    variants=[
+        *variants("grpc.aio", "grpc", questions.plain_bytes),
+        *(
+            variant(f"tidegate grpc ({name})", "grpc", "door", ask, available=doors.has_grpc_door)
+            for name, ask in (
+                ("ModelInfer", questions.protocol_raw),
+                ("Predict", questions.features),
+            )
+        ),
+    ],
+    columns=[],
+    targets=targets(PAIRS["grpc"]),
+)
+
+SCENARIOS = {scenario.name: scenario for scenario in (HTTP, GRPC)}
