@@ -33,7 +33,7 @@ def server(models: Models) -> Iterator[Server]:
 
 @pytest.fixture
 def client(server: Server) -> Iterator[Any]:
-    """tritonclient's for threads."""
+    """Tritonclient's for threads."""
     with triton.InferenceServerClient(server.url, network_timeout=PATIENCE) as made:
         yield made
 

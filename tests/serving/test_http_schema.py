@@ -27,7 +27,7 @@ from tidegate.serving import Models
 from tidegate.serving.asgi import create_app
 from tidegate.serving.asgi.openapi import describe
 
-EXAMPLES = int(os.environ.get("TIDEGATE_EXAMPLES", "50"))
+EXAMPLES = int(os.environ.get("TIDEGATE_EXAMPLES", "20"))
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
