@@ -40,7 +40,7 @@ class Door:
     def __init__(self, address: str) -> None:
         self.address = address
         # Without a pool of its own, it would share a connection with other channels.
-        self.channel = grpc.insecure_channel(
+        self.channel: Any = grpc.insecure_channel(
             address, options=[("grpc.use_local_subchannel_pool", 1)]
         )
 

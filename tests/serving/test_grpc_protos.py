@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor
 
 from tests.gated import PATIENCE
@@ -19,15 +19,16 @@ from tidegate.serving._proto.pool import POOL
 
 def fields(message: Descriptor) -> dict[str, Any]:
     """What a message looks like on the wire, and to JSON."""
+    described = descriptor_pb2.DescriptorProto()
+    message.CopyToProto(described)
     return {
-        field.name: (
-            field.number,
-            field.type,
-            field.label,
-            None if field.containing_oneof is None else field.containing_oneof.name,
-            None if field.message_type is None else fields(field.message_type),
-        )
-        for field in message.fields
+        **{
+            field.name: (field.number, field.type, field.label, field.type_name)
+            for field in described.field
+        },
+        **{nested.name: fields(nested) for nested in message.nested_types},
+        "oneofs": [[field.name for field in oneof.fields] for oneof in message.oneofs],
+        "map": described.options.map_entry,
     }
 
 

@@ -14,7 +14,16 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.gated import PATIENCE, Gated, until
 from tests.helpers import identity, occupy
-from tests.serving.grpc_door import KINDS, PREDICT, ROW, Door, door, failure_of, raw_request
+from tests.serving.grpc_door import (
+    KINDS,
+    MODEL_INFER,
+    PREDICT,
+    ROW,
+    Door,
+    door,
+    failure_of,
+    raw_request,
+)
 from tidegate import Batcher, TensorSpec
 from tidegate.serving import Limits, Models, Served, Tokens
 from tidegate.serving._proto import open_inference_pb2 as pb
@@ -39,7 +48,7 @@ def own() -> Iterator[Models]:
 
 def health(opened: Door, name: str = "") -> int:
     request = health_pb2.HealthCheckRequest(service=name)
-    return opened.call(CHECK, request, health_pb2.HealthCheckResponse).status
+    return int(opened.call(CHECK, request, health_pb2.HealthCheckResponse).status)
 
 
 # Health
@@ -253,3 +262,13 @@ def test_a_server_may_offer_more_than_models(own: Models) -> None:
         finally:
             opened.channel.close()
             assert server.stop(None).wait(PATIENCE)
+
+
+def test_a_burst_of_calls_is_answered_and_none_is_ended_at_random(own: Models) -> None:
+    message = raw_request("first", input=ROW).SerializeToString()
+    own.get("first").batcher.max_queue_size = 10_000
+    with door(own) as opened:
+        ask = opened.channel.unary_unary(MODEL_INFER).future
+        calls = [ask(message, timeout=3 * PATIENCE) for _ in range(2500)]
+        codes = {call.code() for call in calls}
+    assert codes == {grpc.StatusCode.OK}

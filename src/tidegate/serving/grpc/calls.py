@@ -102,7 +102,7 @@ def for_threads(method: Answer | None, begin: Begin | None = None) -> Handler:
                 raise
             except TimeoutError:
                 future.cancel()
-                raise DeadlineError("the call's deadline passed while the model ran") from None
+                raise DeadlineError("the call's deadline passed before its answer came") from None
         except Exception as error:
             return _abort_thread(context, error)
 

@@ -22,6 +22,11 @@ __all__ = ["add_to_server", "create_server", "server_options"]
 # A connection whose client is gone without a word is noticed after these together.
 _KEEPALIVE_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
+# Calls that have come and that no handler has looked at yet. Above the first number gRPC begins to
+# end some of them at random, as CANCELLED and without a word, and above the second all; by its
+# defaults, 1000 and 3000, a burst that the batcher has room for would lose answers.
+_MOST_PENDING = 16_384
+_MOST_PENDING_HARD = 32_768
 
 
 class _Services(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -98,8 +103,8 @@ def add_to_server(
 def server_options(limits: Limits | None = None) -> list[tuple[str, Any]]:
     """Options for a server of one's own, so that gRPC itself refuses what `limits` forbid.
 
-    They also end connections whose clients have vanished without a word, and make a port that is
-    taken an error instead of sharing it.
+    They also end connections whose clients have vanished without a word, let bursts of calls wait
+    for their handlers, and make a port that is taken an error instead of sharing it.
 
     Args:
         limits: What a client may send; None for the defaults of Limits.
@@ -110,6 +115,8 @@ def server_options(limits: Limits | None = None) -> list[tuple[str, Any]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING_HARD),
         ("grpc.so_reuseport", 0),
     ]
 
