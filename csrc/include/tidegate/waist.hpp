@@ -9,7 +9,7 @@
 namespace tidegate {
 
 /// Name of the capsule, and with it the version of everything below.
-inline constexpr char kCapsuleName[] = "tidegate.waist.1";
+inline constexpr char kCapsuleName[] = "tidegate.waist.2";
 
 struct Waist {
     Nanos (*now)(Engine*) noexcept;
