@@ -20,10 +20,10 @@ from benchmarks import harness
 from benchmarks.harness import Metrics, Outcome, Spread
 from benchmarks.models import WrongAnswerError, perceptron
 from benchmarks.serving import __main__ as command
-from benchmarks.serving import http1, http2, load, page, questions, tables
+from benchmarks.serving import http1, http2, load, page, questions, tables, variants
 from benchmarks.serving.grpc_service import METHOD, SERVICE
 from benchmarks.serving.process import Server
-from tests.gated import PATIENCE
+from tests.gated import PATIENCE, until
 
 ROOT = Path(__file__).parents[1]
 MODEL = perceptron()
@@ -203,6 +203,48 @@ def test_worse_is_what_every_round_says() -> None:
     assert tables.word(verdict(1.1, 1.05, 1.01, at_least=True), 7) == "better"
     assert tables.word(verdict(0.9, 0.95, 0.99, at_least=False), 7) == "better"
     assert tables.word(verdict(0.9, 0.99, 0.8, at_least=True), 4) == ""
+
+
+def test_what_is_worse_is_listed_by_pair() -> None:
+    slower = Spread(0.9, 0.8, 0.95)
+    pair = variants.PAIRS["grpc"][1]
+    outcome = Outcome(
+        name="grpc",
+        question="?",
+        rounds=7,
+        metrics={},
+        verdicts=[
+            harness.Verdict(each.label, 1.0, each.at_least, "x", slower, each.every_round)
+            if each.label == variants.label(pair, "throughput_64")
+            else harness.Verdict(each.label, 1.0, each.at_least, "x", Spread(1.0, 0.9, 1.1), True)
+            for each in variants.SCENARIOS["grpc"].targets
+        ],
+        skipped=[],
+        failed={},
+        others=0.0,
+    )
+    assert tables.worse(outcome) == {"grpc.aio + tidegate / grpc.aio alone": ["requests/s at 64"]}
+    assert "- grpc.aio + tidegate / grpc.aio alone: requests/s at 64" in tables.summary(outcome)
+
+
+def runs(pid: int) -> bool:
+    """False once a process has ended, whether or not anybody has asked how."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_server_ends_with_whoever_started_it() -> None:
+    program = (
+        "import os\nfrom benchmarks.serving.process import serving\n"
+        "with serving('grpc', 'alone', core=None, uvloop=False) as server:\n"
+        "    print(server.pid, flush=True)\n    os._exit(0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE
+    )
+    until(lambda: not runs(int(ended.stdout)))
 
 
 def test_the_page_shows_what_was_published() -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import json
 import os
+import signal
 import socket
 from collections.abc import Callable
 
@@ -17,8 +19,14 @@ from benchmarks.models import perceptron
 from benchmarks.serving.batchers import Model
 
 BACKLOG = 2048
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 Listening = Callable[[int], None]
+
+
+def end_with_parent() -> None:
+    """Be killed when whoever started this server ends, however it does."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def ready(port: int, default_gc: bool) -> None:
@@ -82,6 +90,7 @@ def main() -> None:
     parser.add_argument("--default-gc", action="store_true", help="leave the collector as it is")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     options = parser.parse_args()
+    end_with_parent()
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
     serve = serve_http if options.door == "http" else serve_grpc

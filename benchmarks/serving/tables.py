@@ -46,21 +46,30 @@ def ratios(outcome: Outcome, in_flight: int) -> Iterator[report.Row]:
         yield pair.ours, pair.theirs, *cells
 
 
-def worse(outcome: Outcome) -> list[str]:
-    """What is worse beyond noise; the pair that shows the noise is left out."""
-    return [
-        verdict.label
-        for verdict in outcome.verdicts
-        if word(verdict, outcome.rounds) == "WORSE" and AGAIN not in verdict.label
-    ]
+def worse(outcome: Outcome) -> dict[str, list[str]]:
+    """What is worse beyond noise, by pair; the pair that shows the noise is left out."""
+    verdicts = {verdict.label: verdict for verdict in outcome.verdicts}
+    found: dict[str, list[str]] = {}
+    for pair in PAIRS[outcome.name]:
+        for figure, title in FIGURE_NAMES.items():
+            for in_flight in IN_FLIGHT:
+                verdict = verdicts[label(pair, f"{figure}_{in_flight}")]
+                if word(verdict, outcome.rounds) == "WORSE" and AGAIN not in pair.ours:
+                    found.setdefault(f"{pair.ours} / {pair.theirs}", []).append(
+                        f"{title} at {in_flight}"
+                    )
+    return found
 
 
 def summary(outcome: Outcome) -> str:
-    """One sentence on what is worse."""
+    """What is worse beyond noise: a sentence, and an item for each pair."""
     if outcome.rounds < ENOUGH_ROUNDS:
         return f"{outcome.rounds} rounds are too few to tell what is worse from noise."
-    listed = worse(outcome)
-    return f"Worse beyond noise: {'; '.join(listed) if listed else 'nothing'}."
+    found = worse(outcome)
+    if not found:
+        return "Nothing is worse beyond noise."
+    items = "\n".join(f"- {pair}: {', '.join(figures)}" for pair, figures in found.items())
+    return f"Worse beyond noise:\n\n{items}"
 
 
 def print_outcome(outcome: Outcome) -> None:
