@@ -6,19 +6,23 @@ uvicorn bounds the headers with one of its two parsers only, and no time but tha
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
-__all__ = ["MOST_HEADERS", "protocol_class", "watch"]
+__all__ = ["MOST_HEADERS", "protocol_class", "reset", "watch"]
 
 MOST_HEADERS = 64 * 1024
 """Bytes that a request may have besides its body."""
 
 # A body may come in chunks of one byte, five more around each; more than this is no chunked body.
 _MOST_FRAMING = 8
+_FORGET = struct.pack("ii", 1, 0)
 _TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"content-length: 0\r\nconnection: close\r\n\r\n"
@@ -84,7 +88,16 @@ async def watch(state: ServerState, seconds: float) -> None:
         }
         for connection, (_, start) in since.items():
             if now - start >= seconds:
-                connection.transport.abort()
+                reset(connection.transport)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Ends a connection, and has the kernel forget what its client has not taken."""
+    number = transport.get_extra_info("socket").fileno()
+    if number != -1:
+        with socket.socket(fileno=os.dup(number)) as same:  # uvloop's own have no such option
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET)
+    transport.abort()
 
 
 def _awaited(connection: Any) -> object:

@@ -121,7 +121,7 @@ class HttpDoor:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it is meant
         self._server.should_exit = self._server.force_exit = True
         for connection in list(self._server.server_state.connections):
-            connection.transport.abort()
+            connections.reset(connection.transport)
         self._stop_watching()
 
     def discard(self) -> None:
