@@ -6,11 +6,18 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests.gated import PATIENCE, ROW, Gated
 from tidegate import Batcher, Future
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile(
+    "tidegate", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tidegate")
 
 
 @pytest.fixture
