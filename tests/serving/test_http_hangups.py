@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request
 
 from tests.gated import PATIENCE, Gated, until
 from tests.serving.http import (
@@ -185,20 +186,56 @@ def test_a_server_that_fails_to_listen_does_no_harm(app: App, model: Gated) -> N
     assert sent[0]["status"] == 200
 
 
+@pytest.mark.parametrize("gone_before", [True, False])
 def test_a_send_that_fails_because_the_client_is_gone_is_no_error(
-    app: App, batcher: Batcher, model: Gated
+    app: App, model: Gated, gone_before: bool
 ) -> None:
+    body, headers = request({"input": rows()})
+    model.gate.set()
+    tried = 0
+
     async def main() -> None:
         async def receive() -> Any:
-            return {"type": "http.disconnect"}
+            if gone_before:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": body}
 
         async def send(message: Any) -> None:
+            nonlocal tried
+            tried += 1
             raise OSError("gone")
 
-        await app(scope_of("POST", PATH, {}), receive, send)
+        await app(scope_of("POST", PATH, headers), receive, send)
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
-    assert batcher.statistics().submitted == 0
+    assert tried == 1
+
+
+def test_a_middleware_that_wraps_every_request_is_no_obstacle(
+    app: App, batcher: Batcher, model: Gated
+) -> None:
+    api = FastAPI()
+
+    @api.middleware("http")
+    async def marked(asked: Request, call_next: Any) -> Any:
+        response = await call_next(asked)
+        response.headers["x-marked"] = "yes"
+        return response
+
+    api.mount("/", app)
+    with Server(api) as server, connected(server) as running:
+        running.sendall(whole())
+        model.await_entry()
+        with connected(server) as gone:
+            gone.sendall(whole(100))
+            until(lambda: batcher.statistics().queue_depth == 1)
+        until(lambda: batcher.statistics().queue_depth == 0)
+        model.gate.set()
+        answer = read_answer(running)
+        assert (answer.status, answer.headers["x-marked"]) == (200, "yes")
+        until(lambda: server.connections == 1)
+    assert batcher.statistics().cancelled == 1
+    assert model.rows_seen == 1
 
 
 # Many of them

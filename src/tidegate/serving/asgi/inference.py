@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, MutableMapping
 from typing import Any, TypeAlias
 
@@ -43,8 +44,7 @@ class Infer:
         try:
             headers, body = await self._infer(scope, receive, watch)
         except asyncio.CancelledError as error:
-            if watch.late:
-                watch.forgive()
+            if watch.late and watch.forgive():
                 failure = SlowClientError(
                     f"the request's body did not come within {self.limits.receive_timeout} s"
                 )
@@ -57,15 +57,13 @@ class Infer:
         except Exception as error:
             failure = error
         else:
-            await answers.send(send, 200, headers, body)
+            with contextlib.suppress(OSError):  # the client is gone, says ASGI
+                await answers.send(send, 200, headers, body)
             return
         finally:
             self.watches.leave(watch)
-        try:
+        with contextlib.suppress(OSError):
             await answers.send_failure(send, failure, during=f"POST {scope['path']}")
-        except OSError:
-            if not isinstance(failure, asyncio.CancelledError):
-                raise
 
     async def _infer(self, scope: Scope, receive: Receive, watch: Watch) -> tuple[Headers, bytes]:
         """The answer's headers and body."""

@@ -41,11 +41,10 @@ class Watch:
         self.deadline: float | None = None
         self.listener: asyncio.Task[None] | None = None
 
-    def forgive(self) -> None:
-        """Takes back the cancellation of the task, which was for nobody else to see."""
+    def forgive(self) -> bool:
+        """Takes back the cancellation of the task; False if somebody else cancelled it as well."""
         uncancel = getattr(self.task, "uncancel", None)  # since Python 3.11
-        if uncancel is not None:
-            uncancel()
+        return uncancel is None or uncancel() == 0
 
     async def listen(self) -> None:
         """Waits until the client hangs up, then cancels the request."""
