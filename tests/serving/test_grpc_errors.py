@@ -345,3 +345,5 @@ def test_what_is_no_server_or_no_models_is_refused(models: Models) -> None:
         add_to_server(models, object())
     with pytest.raises(ConfigError, match="models must be Models, got dict"):
         create_server({})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be called in the event loop"):
+        create_server(models)

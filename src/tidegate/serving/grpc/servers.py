@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,8 +74,7 @@ def add_to_server(
     Raises:
         ConfigError: `models` or `server` is something else.
     """
-    if not isinstance(models, Models):
-        raise ConfigError(f"models must be Models, got {type(models).__name__}")
+    _check_models(models)
     if not isinstance(server, grpc.Server | grpc.aio.Server):
         raise ConfigError(
             f"server must come from grpc.aio.server() or grpc.server(), got {type(server).__name__}"
@@ -98,6 +98,11 @@ def add_to_server(
         from tidegate.serving.grpc.reflection import add_reflection
 
         add_reflection(services, server)
+
+
+def _check_models(models: object) -> None:
+    if not isinstance(models, Models):
+        raise ConfigError(f"models must be Models, got {type(models).__name__}")
 
 
 def server_options(limits: Limits | None = None) -> list[tuple[str, Any]]:
@@ -134,7 +139,7 @@ def create_server(
 ) -> grpc.aio.Server:
     """A ``grpc.aio`` server that offers models; ports are added and it is started by the caller.
 
-    To be called in the event loop that it will run in.
+    To be called in the event loop that it will serve in.
 
     Args:
         models: What is on offer.
@@ -147,8 +152,13 @@ def create_server(
         maximum_concurrent_rpcs: Calls under way at most; more are refused with RESOURCE_EXHAUSTED.
 
     Raises:
-        ConfigError: `models` is something else.
+        ConfigError: `models` is something else, or no event loop runs here.
     """
+    _check_models(models)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConfigError("create_server() must be called in the event loop to serve in") from None
     guards = () if tokens is None else (AioTokenInterceptor(tokens),)
     merged = {**dict(server_options(limits)), **dict(options)}
     server = grpc.aio.server(
