@@ -182,6 +182,20 @@ def test_bodies_without_json_are_one_row(app: App) -> None:
 # Parameters
 
 
+def test_null_is_as_good_as_nothing(app: App) -> None:
+    entry: dict[str, Any] = {"name": "input", "shape": [1, 3], "datatype": "FP32"}
+    entry["parameters"] = None
+    message = {"id": None, "parameters": None, "outputs": None}
+    body = json.dumps(message | {"inputs": [entry | {"data": [1, 2, 3]}]}).encode()
+    answer = ask(app, "POST", ECHO, body)
+    assert answer.status == 200
+    assert "id" not in answer.json
+    entry |= {"parameters": {"binary_data_size": 12}, "data": None}
+    head = json.dumps(message | {"inputs": [entry]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head))}
+    assert ask(app, "POST", ECHO, head + bytes(12), headers).status == 200
+
+
 def test_unknown_parameters_are_ignored(app: App) -> None:
     parameters = {"sequence_id": 3, "sequence_start": True, "colour": {"deep": [1]}, "priority": 1}
     assert infer(app, "echo-FP32", {"input": rows()}, parameters=parameters).status == 200

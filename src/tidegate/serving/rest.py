@@ -99,7 +99,7 @@ def decode(
     if request.id is not None and type(request.id) is not str:
         raise _misfit("id", "a string", request.id)
     _read_parameters(request, _parameters(message, "the request"))
-    if "outputs" in message:
+    if message.get("outputs") is not None:  # some clients write null for what they leave out
         _read_outputs(request, message["outputs"])
     return request
 
@@ -129,7 +129,7 @@ def _tensors(message: dict[str, Any], tail: memoryview, limits: Limits) -> dict[
         if type(size) is not int or not 0 <= size <= len(tail) - start:
             expected = f"at most the {len(tail) - start} bytes that follow the JSON"
             raise _misfit(f"binary_data_size of input {name!r}", expected, size)
-        if "data" in entry:
+        if entry.get("data") is not None:
             raise _misfit(f"input {name!r}", "either data or binary data", "both")
         tensors[name] = from_raw(name, datatype, shape, tail[start : start + size])
         start += size
