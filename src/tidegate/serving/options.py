@@ -58,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _add(parser: argparse.ArgumentParser, each: Field[Any]) -> None:
     kind = each.metadata["kind"]
     help_text = each.metadata["meaning"]
-    if each.default not in (None, (), False):
+    if each.default not in (None, ()) and kind != "flag":
         help_text += f" (default: {each.default})"
     rest: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help_text}
     if kind == "flag":
