@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,7 +27,7 @@ from tests.serving.vanish_grpc import vanish
 from tidegate import Batcher, TensorSpec
 from tidegate.serving import Models, Served
 from tidegate.serving._proto import open_inference_pb2 as pb
-from tidegate.serving.grpc import create_server
+from tidegate.serving.grpc import create_server, server_options
 
 SPEC = TensorSpec((3,), "float64")
 SENT = np.full((1, 3), 7.0)
@@ -164,6 +167,33 @@ def test_a_connection_that_is_lost_takes_its_requests_with_it(
     neighbour.result(PATIENCE)
     assert model.rows_seen == 2
     assert {call.code() for call in lost} == {grpc.StatusCode.CANCELLED}
+
+
+SILENT = """
+import sys, grpc
+channel = grpc.insecure_channel(sys.argv[1])
+channel.unary_unary("/tidegate.v1.Inference/Predict")(b"\\x0a\\x0c" + bytes(12))
+"""
+
+
+def test_a_client_that_falls_silent_is_noticed(batcher: Batcher, model: Gated) -> None:
+    soon = [
+        (name, 200)
+        for name, _ in server_options()
+        if name.startswith(("grpc.keepalive", "grpc.http2.ping"))
+    ]
+    with door(Models(Served("m", batcher)), options=soon) as opened:
+        occupy(batcher, model)
+        child = subprocess.Popen([sys.executable, "-c", SILENT, opened.address])
+        try:
+            waiting(batcher, 1)
+            child.send_signal(signal.SIGSTOP)  # its machine still acknowledges what it is sent
+            waiting(batcher, 0)
+        finally:
+            child.kill()
+            child.wait(PATIENCE)
+        model.gate.set()
+    assert model.rows_seen == 1
 
 
 # Servers that stop

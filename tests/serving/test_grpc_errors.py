@@ -315,7 +315,7 @@ def test_a_closed_batcher_is_unavailable(kind: str) -> None:
 def test_a_models_own_words_stay_on_the_server(
     opened: Door, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.ERROR, "tidegate.serving.grpc"):
+    with caplog.at_level(logging.ERROR, "tidegate.serving"):
         error = failure_of(opened.infer, raw_request("failing", input=ROW))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert error.details() == "the model failed with RuntimeError"
@@ -330,7 +330,7 @@ def test_an_error_that_nobody_expects_is_internal_and_logged(
         def get(self, name: str, version: str = "") -> Served:
             raise ZeroDivisionError("the secret of the house")
 
-    with door(Broken(), kind) as opened, caplog.at_level(logging.ERROR, "tidegate.serving.grpc"):
+    with door(Broken(), kind) as opened, caplog.at_level(logging.ERROR, "tidegate.serving"):
         error = failure_of(opened.infer, raw_request("m", input=ROW))
     assert error.code() is grpc.StatusCode.INTERNAL
     assert error.details() == "the request failed with ZeroDivisionError"

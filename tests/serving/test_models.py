@@ -18,7 +18,7 @@ from tidegate.serving import (
     TooLargeError,
     UnknownModelError,
 )
-from tidegate.serving.errors import message_of, status_of
+from tidegate.serving.errors import log_failure, message_of, status_of
 
 
 @pytest.fixture
@@ -161,3 +161,18 @@ def test_the_text_of_foreign_errors_is_not_told() -> None:
         assert "1234" not in message_of(error)
         assert "ValueError" in message_of(error)
     assert message_of(InputError("expected 3")) == "expected 3"
+
+
+def test_a_failure_that_a_batch_shares_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    cause = RuntimeError("out of memory")
+    for _ in range(3):
+        error = tidegate.ModelError("the model failed")
+        error.__cause__ = cause
+        log_failure(error, "a request")
+    log_failure(InputError("wrong"), "a request")
+    assert caplog.text.count("out of memory") == 1
+    log_failure(ZeroDivisionError("a bug"), "a request")
+    assert [record.message for record in caplog.records] == [
+        "a request failed: the model failed",
+        "a request failed",
+    ]

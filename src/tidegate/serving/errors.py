@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import logging
 from dataclasses import dataclass
 
 from tidegate.errors import (
@@ -25,9 +27,12 @@ __all__ = [
     "TooLargeError",
     "UnknownModelError",
     "UnsupportedError",
+    "log_failure",
     "message_of",
     "status_of",
 ]
+
+_log = logging.getLogger("tidegate.serving")
 
 
 class UnknownModelError(TidegateError, LookupError):
@@ -106,3 +111,26 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, TidegateError):
         return str(error)
     return f"the request failed with {type(error).__name__}"
+
+
+def log_failure(error: BaseException, during: str) -> None:
+    """Logs what a client is not told, with its traceback; nothing for other errors.
+
+    A failure of a model is logged once: all requests of its batch share it.
+
+    Args:
+        error: What a request ended with.
+        during: What was being done.
+    """
+    if status_of(error).http != 500:
+        return
+    if not isinstance(error, ModelError):
+        _log.error("%s failed", during, exc_info=error)
+        return
+    cause = error.__cause__
+    if cause is not None:
+        if getattr(cause, "_tidegate_logged", False):
+            return
+        with contextlib.suppress(AttributeError):  # of an exception with slots
+            cause._tidegate_logged = True  # type: ignore[attr-defined]
+    _log.error("%s failed: %s", during, error, exc_info=cause)

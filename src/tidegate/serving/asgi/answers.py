@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
-from tidegate.errors import ModelError, TidegateError
 from tidegate.serving.asgi.bodies import CODINGS
-from tidegate.serving.errors import EncodingError, SlowClientError, message_of, status_of
+from tidegate.serving.errors import (
+    EncodingError,
+    SlowClientError,
+    log_failure,
+    message_of,
+    status_of,
+)
 from tidegate.serving.rest import to_json
 
 __all__ = ["Headers", "Send", "send", "send_failure", "send_json"]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-
-_log = logging.getLogger("tidegate.serving")
 
 _JSON = (b"content-type", b"application/json")
 # A message may quote what the client sent.
@@ -55,19 +57,5 @@ async def send_failure(to: Send, error: BaseException, *, during: str) -> None:
         headers.append((b"accept-encoding", ", ".join(CODINGS).encode()))
     if isinstance(error, SlowClientError):
         headers.append((b"connection", b"close"))  # the rest of its body may still come
-    if status.http == 500:
-        _log_failure(error, during)
+    log_failure(error, during)
     await send_json(to, {"error": message_of(error)[:_LONGEST]}, status.http, headers)
-
-
-def _log_failure(error: BaseException, during: str) -> None:
-    """Once for each failure of a model, which all requests of its batch share."""
-    if not isinstance(error, TidegateError):
-        _log.error("%s failed", during, exc_info=error)
-        return
-    cause = error.__cause__ if isinstance(error, ModelError) else None
-    if cause is not None:
-        if getattr(cause, "_tidegate_logged", False):
-            return
-        cause._tidegate_logged = True  # type: ignore[attr-defined]
-    _log.error("%s failed: %s", during, error, exc_info=cause)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from tidegate.errors import DeadlineError, ModelError, TidegateError
-from tidegate.serving.errors import UnsupportedError, message_of, status_of
+from tidegate.errors import DeadlineError, TidegateError
+from tidegate.serving.errors import UnsupportedError, log_failure, message_of, status_of
 from tidegate.serving.grpc.methods import Answer, Begin
 
 __all__ = ["failure", "for_loops", "for_threads", "refusal"]
 
-_LOGGER = logging.getLogger("tidegate.serving.grpc")
 _CODES = {code.name: code for code in grpc.StatusCode}
 # A status travels in a header, of which clients take a few KiB, and what a client sent may be part
 # of its text.
@@ -31,10 +28,7 @@ Handler = Any  # grpc's stubs make generics of classes that cannot be subscripte
 def failure(error: BaseException) -> tuple[grpc.StatusCode, str, Trailers]:
     """What a call that failed with `error` ends with: code, details, trailers."""
     status = status_of(error)
-    if isinstance(error, ModelError) or not isinstance(
-        error, TidegateError | concurrent.futures.CancelledError
-    ):
-        _LOGGER.error("a request failed: %s", error, exc_info=error)
+    log_failure(error, "a call")
     trailers: Trailers = ()
     if status.retry_after is not None and status.grpc == "RESOURCE_EXHAUSTED":
         # Clients with a retry policy wait that long. An unavailable server says nothing: another
