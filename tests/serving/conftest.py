@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import identity
 from tests.serving.models import offered
 from tests.serving.offered import GATE
 from tests.serving.running import Running
-from tidegate.serving import Models
+from tidegate import Batcher, TensorSpec
+from tidegate.serving import Models, Served
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +20,13 @@ def models() -> Iterator[Models]:
     """The models of tests.serving.models, for all doors."""
     with offered() as made:
         yield made
+
+
+@pytest.fixture
+def echo() -> Iterator[Models]:
+    """A model that answers with what it was given."""
+    with Batcher(identity, inputs=TensorSpec((3,), "float32", name="x")) as batcher:
+        yield Models(Served("echo", batcher))
 
 
 @pytest.fixture(scope="session")

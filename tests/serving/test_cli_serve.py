@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,15 @@ models = Batcher(model, inputs=TensorSpec((3,), "float32"))
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a module `offer`."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current directory, with a module `offer`, which is forgotten afterwards."""
     (tmp_path / "offer.py").write_text(OFFER)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "offer", raising=False)
-    return tmp_path
+    loaded = set(sys.modules)
+    yield tmp_path
+    for name in {"offer", "broken"} - loaded:
+        sys.modules.pop(name, None)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -1,83 +1,27 @@
-"""Who is let in: tokens and TLS on both doors, slow clients, and what may not be opened at all."""
+"""Who is let in: tokens and TLS on both doors; and sockets that are not to be had."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import http.client
-import json
-import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
 import trustme
 
 from tests.gated import PATIENCE
-from tests.helpers import identity
-from tests.serving.callers import body_of, message_of
-from tidegate import Batcher, ConfigError, TensorSpec
-from tidegate.serving import Models, Served
+from tests.serving.callers import message_of
+from tests.serving.opened import http_status, opened, while_open
+from tidegate import ConfigError, cli
+from tidegate.serving import Models
 from tidegate.serving.configuration import Configuration
-from tidegate.serving.connections import MOST_HEADERS
-from tidegate.serving.doors import Doors, make_doors
-
-INFER = "/v2/models/echo/infer"
-Ask = Callable[..., Any]
-
-
-@pytest.fixture
-def echo() -> Iterator[Models]:
-    """A model that answers with what it was given."""
-    with Batcher(identity, inputs=TensorSpec((3,), "float32", name="x")) as batcher:
-        yield Models(Served("echo", batcher))
-
-
-@contextlib.asynccontextmanager
-async def opened(models: Models, **settings: Any) -> AsyncIterator[Doors]:
-    """Both doors, or those of the settings, in the running loop."""
-    if not {"http", "grpc", "uds"} & settings.keys():
-        settings |= {"http": "0", "grpc": "0"}
-    doors = make_doors(models, Configuration(**settings))
-    for door in doors:
-        await door.open()
-    try:
-        yield doors
-    finally:
-        await asyncio.gather(*[door.close() for door in doors])
-        doors.discard()
-
-
-def while_open(models: Models, ask: Callable[..., Any], **settings: Any) -> Any:
-    """What a thread gets that asks open doors; it is given their addresses."""
-
-    async def run() -> Any:
-        async with opened(models, **settings) as doors:
-            addresses = [door.url.partition("://")[2] for door in doors]
-            return await asyncio.wait_for(asyncio.to_thread(ask, *addresses), PATIENCE)
-
-    return asyncio.run(run())
-
+from tidegate.serving.doors import make_doors
 
 # Tokens
-
-
-def http_status(address: str, *, path: str = INFER, context: Any = None, **headers: str) -> int:
-    """The status of a request over HTTP, or over HTTPS with a context."""
-    if context is None:
-        connection = http.client.HTTPConnection(address, timeout=PATIENCE)
-    else:
-        connection = http.client.HTTPSConnection(address, timeout=PATIENCE, context=context)
-    try:
-        connection.request("POST" if path == INFER else "GET", path, body_of(1), headers)
-        return connection.getresponse().status
-    finally:
-        connection.close()
 
 
 def grpc_status(
@@ -190,6 +134,25 @@ def test_doors_may_ask_clients_for_certificates(echo: Models, certificates: Cert
     while_open(echo, ask, **certificates.settings(), tls_client_ca=certificates.ca)
 
 
+def test_the_command_line_asks_through_tls_with_a_certificate_and_a_token(
+    echo: Models, certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--certificate", str(certificates.client), "--key", str(certificates.client_key)]
+
+    def ask(web: str, rpc: str) -> None:
+        for url in (f"https://{web}", f"grpcs://{rpc}"):
+            question = ["infer", url, "echo", "--input=[1,2,3]", "--token=t"]
+            assert cli.main([*question, *own, "--ca", str(certificates.ca)]) == 0
+            assert "[[1. 2. 3.]]" in capsys.readouterr().out
+            assert cli.main([*question, "--timeout=5"]) == cli.WRONG
+            assert "tidegate infer: error: " in capsys.readouterr().err
+            assert cli.main([*question, "--ca=nowhere"]) == cli.WRONG
+            assert "cannot read the certificates" in capsys.readouterr().err
+
+    settings = {**certificates.settings(), "tls_client_ca": certificates.ca, "token": ("t",)}
+    while_open(echo, ask, **settings)
+
+
 def test_wrong_certificates_are_found_before_a_door_opens(
     echo: Models, certificates: Certificates, tmp_path: Path
 ) -> None:
@@ -204,124 +167,6 @@ def test_wrong_certificates_are_found_before_a_door_opens(
         configuration = Configuration(**{"http": "0", **certificates.settings(), **settings})
         with pytest.raises(ConfigError, match=complaint):
             make_doors(echo, configuration)
-
-
-# Slow clients, and too much of anything
-
-
-def exchange(address: str, sent: bytes, later: bytes = b"") -> bytes:
-    """All that comes back on a connection that is left open, until the server closes it.
-
-    Args:
-        address: HOST:PORT.
-        sent: What is sent at once.
-        later: What is sent after the first answer.
-    """
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-        received = b""
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            connection.sendall(sent)
-            if later:
-                received += connection.recv(65536)
-                connection.sendall(later)
-            while part := connection.recv(65536):
-                received += part
-    return received
-
-
-HEADERS = f"POST {INFER} HTTP/1.1\r\nhost: x\r\n"
-
-
-@pytest.mark.parametrize(
-    ("sent", "later"),
-    [
-        ("", ""),
-        (HEADERS, ""),
-        (HEADERS + "content-length: 100\r\n\r\nhalf", ""),
-        ("GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n", HEADERS),
-    ],
-    ids=["nothing", "half its headers", "half a body", "half a second request"],
-)
-def test_a_client_that_sends_too_slowly_is_not_waited_for(
-    echo: Models, sent: str, later: str
-) -> None:
-    def ask(web: str) -> bytes:
-        return exchange(web, sent.encode(), later.encode())
-
-    received = while_open(echo, ask, http="0", receive_timeout=0.2)
-    assert (b"200 OK" in received) == bool(later)
-
-
-def test_an_idle_connection_is_closed_in_the_end(echo: Models) -> None:
-    def ask(web: str) -> bytes:
-        return exchange(web, b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n")
-
-    assert b"200 OK" in while_open(echo, ask, http="0", keep_alive=0.1)
-
-
-def test_a_client_that_does_not_take_its_answer_is_not_waited_for() -> None:
-    def large(rows: Any) -> Any:  # more than the kernel's buffers hold
-        return np.zeros((len(rows), 2**22), np.float32)
-
-    message = json.loads(body_of(1))
-    message["parameters"] = {"binary_data_output": True}
-    body = json.dumps(message).encode()
-
-    def ask(web: str) -> None:
-        host, _, port = web.rpartition(":")
-        with socket.socket() as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect((host, int(port)))
-            connection.sendall(f"{HEADERS}content-length: {len(body)}\r\n\r\n".encode() + body)
-            poll = select.poll()
-            poll.register(connection, 0)  # errors only: it never reads
-            assert poll.poll(PATIENCE * 1000), "the server still waits"
-
-    with Batcher(large, inputs=TensorSpec((3,), "float32", name="x")) as batcher:
-        while_open(Models(Served("echo", batcher)), ask, http="0", receive_timeout=0.3)
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        HEADERS + "a: " + "b" * 2 * MOST_HEADERS,
-        HEADERS + "a: b\r\n" * MOST_HEADERS,
-        f"POST /{'x' * 2 * MOST_HEADERS}",
-        HEADERS + "transfer-encoding: chunked\r\n\r\n1;" + "e" * 20 * MOST_HEADERS,
-        HEADERS + "transfer-encoding: chunked\r\n\r\n0\r\n" + "a: b\r\n" * 4 * MOST_HEADERS,
-    ],
-    ids=["one header", "many headers", "a path", "an extension of a chunk", "trailers"],
-)
-def test_what_comes_besides_a_body_is_bounded(echo: Models, sent: str) -> None:
-    def ask(web: str) -> bytes:
-        return exchange(web, sent.encode())
-
-    received = while_open(echo, ask, http="0")
-    assert received == b"" or received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
-
-
-def test_a_body_in_many_chunks_is_no_long_header(echo: Models) -> None:
-    body = body_of(7)
-    padded = body + b" " * 2 * MOST_HEADERS
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in padded) + b"0\r\n\r\n"
-
-    def ask(web: str) -> bytes:
-        head = HEADERS + "connection: close\r\ntransfer-encoding: chunked\r\n\r\n"
-        return exchange(web, head.encode() + chunks)
-
-    assert while_open(echo, ask, http="0").startswith(b"HTTP/1.1 200")
-
-
-def test_connections_beyond_the_limit_are_told_so(echo: Models) -> None:
-    def ask(web: str) -> int:
-        host, _, port = web.rpartition(":")
-        with contextlib.ExitStack() as stack:
-            for _ in range(3):
-                stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE))
-            return http_status(web)
-
-    assert while_open(echo, ask, http="0", max_connections=3) == 503
 
 
 # Unix sockets
@@ -345,6 +190,16 @@ def test_a_unix_socket_is_removed_and_one_left_behind_replaced(
 
     assert while_open(echo, ask, uds=path)
     assert not path.exists()
+
+
+def test_grpc_may_listen_at_a_unix_socket(
+    echo: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(named: str) -> None:
+        assert cli.main(["infer", f"grpc+unix://{named}", "echo", "--input=[1,2,3]"]) == 0
+        assert "[[1. 2. 3.]]" in capsys.readouterr().out
+
+    while_open(echo, ask, grpc=f"unix:{tmp_path / 'door'}")
 
 
 def test_what_is_in_the_way_of_a_unix_socket_is_left_alone(echo: Models, tmp_path: Path) -> None:

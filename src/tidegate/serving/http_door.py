@@ -68,7 +68,7 @@ class HttpDoor:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=max_connections,
+            limit_concurrency=max_connections + 1,  # it counts the one that asks, too
             # uvicorn hands it to loop.call_later(), which takes fractions as well.
             timeout_keep_alive=keep_alive,  # type: ignore[arg-type]
             h11_max_incomplete_event_size=connections.MOST_HEADERS,

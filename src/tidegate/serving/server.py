@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -27,6 +28,8 @@ _log = logging.getLogger("tidegate.serving")
 _LAST_WORDS = 1.0
 # Wrappers such as timeout(1) pass a signal on to the process and to its group: that is one signal.
 _ECHO = 0.3
+# Files that a process has open besides connections, generously.
+_OWN_FILES = 256
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -47,6 +50,7 @@ def serve(
     Raises:
         ConfigError: A door cannot be opened.
     """
+    _allow_files(2 * configuration.max_connections + _OWN_FILES)
     signals = _Signals()
     with signals.handled():
         doors = make_doors(models, configuration)
@@ -187,6 +191,14 @@ def _run_in(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int]) -> 
         loop.run_until_complete(loop.shutdown_default_executor())
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _allow_files(wanted: int) -> None:
+    """Raises the limit of open files as far as is allowed: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, allowed), hard))
 
 
 def _write(line: str) -> None:
