@@ -317,7 +317,9 @@ void Engine::record_run(Executor& executor, const Taken& taken, Nanos now) noexc
 
 std::uint64_t Engine::record_batch(const Executor& executor, const Taken& taken, Nanos now,
                                    std::uint32_t failed_rows) noexcept {
-    BatchRecord record;
+    BatchRecord* const added = recorder_.add();
+    if (added == nullptr) return ~std::uint64_t{0};
+    BatchRecord& record = *added;
     record.submitted = taken.oldest;
     record.taken = taken.started;
     record.model_started = taken.model_started;
@@ -328,7 +330,7 @@ std::uint64_t Engine::record_batch(const Executor& executor, const Taken& taken,
     record.reason = taken.reason;
     record.outcome = taken.batch->outcome();
     record.led = executor.state == ExecutorState::Lent;
-    return recorder_.add(record);
+    return record.sequence;
 }
 
 void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,

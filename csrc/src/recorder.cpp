@@ -9,23 +9,22 @@ Recorder::~Recorder() {
     for (const auto& chunk : chunks_) delete chunk.load(std::memory_order_relaxed);
 }
 
-std::uint64_t Recorder::add(const BatchRecord& record) noexcept {
+BatchRecord* Recorder::add() noexcept {
     const std::uint64_t sequence = next_++;
     const std::size_t place = sequence % kCapacity;
     Chunk* chunk = chunk_of(sequence);
     if (chunk == nullptr) {
         // Without memory there is no record of these batches, and nothing else is amiss.
         chunk = new (std::nothrow) Chunk;
-        if (chunk == nullptr) return sequence;
+        if (chunk == nullptr) return nullptr;
         // release: pairs with chunk_of().
         chunks_[place / kChunk].store(chunk, std::memory_order_release);
     }
     Entry& entry = chunk->entries[place % kChunk];
-    entry.record = record;
     entry.record.sequence = sequence;
     // Relaxed: the time stands alone, and all else is under the mutex.
     entry.delivered.store(pending(sequence), std::memory_order_relaxed);
-    return sequence;
+    return &entry.record;
 }
 
 void Recorder::delivered(std::uint64_t sequence, Nanos when) noexcept {

@@ -30,15 +30,16 @@ std::vector<BatchRecord> records_of(const Engine& engine) {
     return records;
 }
 
-/// A record whose times all follow from `number`.
-BatchRecord made(std::uint64_t number) {
-    BatchRecord record;
+/// Adds a record whose times all follow from its number, which is returned.
+std::uint64_t add(Recorder& recorder) {
+    BatchRecord& record = *recorder.add();
+    const std::uint64_t number = record.sequence;
     record.submitted = static_cast<Nanos>(number);
     record.taken = record.submitted + 1;
     record.model_started = record.submitted + 2;
     record.model_ended = record.submitted + 3;
     record.rows = static_cast<std::uint32_t>(number % 100);
-    return record;
+    return number;
 }
 
 void check_made(const BatchRecord& record) {
@@ -56,7 +57,7 @@ void test_the_last_batches_are_kept_oldest_first() {
     CHECK(records_of(recorder).empty());
     const std::uint64_t total = 2 * kCapacity + 10;
     for (std::uint64_t number = 0; number < total; ++number) {
-        CHECK_EQUAL(recorder.add(made(number)), number);
+        CHECK_EQUAL(add(recorder), number);
         if (number != 0 && number != 300 && number % 1000 != 0 && number != kCapacity) continue;
         const std::vector<BatchRecord> records = records_of(recorder);
         CHECK_EQUAL(records.size(), std::min(number + 1, kCapacity));
@@ -70,14 +71,14 @@ void test_the_last_batches_are_kept_oldest_first() {
 void test_a_delivery_is_noted_once_and_only_for_its_own_batch() {
     Recorder recorder;
     recorder.delivered(5, 9);  // of a batch that was never recorded
-    for (std::uint64_t number = 0; number < 10; ++number) recorder.add(made(number));
+    for (std::uint64_t number = 0; number < 10; ++number) add(recorder);
     recorder.delivered(3, 7);
     recorder.delivered(3, 8);
     const std::vector<BatchRecord> records = records_of(recorder);
     for (const BatchRecord& record : records) {
         CHECK_EQUAL(record.delivered, record.sequence == 3 ? 7 : kNever);
     }
-    for (std::uint64_t number = 10; number < kCapacity + 5; ++number) recorder.add(made(number));
+    for (std::uint64_t number = 10; number < kCapacity + 5; ++number) add(recorder);
     recorder.delivered(4, 9);  // so late that a later batch has its place
     CHECK_EQUAL(records_of(recorder).back().sequence, kCapacity + 4);
     CHECK_EQUAL(records_of(recorder).back().delivered, kNever);
@@ -96,7 +97,8 @@ void test_readers_see_whole_records_while_writers_go_round() {
             {
                 const std::lock_guard lock(mutex);
                 if (added == total) return;
-                sequence = recorder.add(made(added++));
+                sequence = add(recorder);
+                ++added;
             }
             recorder.delivered(sequence, static_cast<Nanos>(sequence) + 4);
         }

@@ -47,6 +47,9 @@ cdef class Gateway:
         cdef Session session = self.session
         cdef BatchState batch
         cdef Status status
+        cdef object context = None
+        if session.tracer is not None:
+            context = session.tracer.context()  # now: after reserving no Python code may run
         session.reserve(1, 1, deadline, reservation, &status)
         if status != Status.Ok:
             raise session.refusal(status, rejected)
@@ -55,15 +58,7 @@ cdef class Gateway:
             batch.rows[reservation.index] = prepared
         else:
             (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
-        return batch
-
-    cdef BatchState enter_traced(self, object prepared, int64_t deadline,
-                                 Reservation* reservation, uint32_t rejected):
-        """enter(), noting where the request came from."""
-        cdef BatchState batch
-        context = self.session.tracer.context()  # now: after reserving no Python code may run
-        batch = self.enter(prepared, deadline, reservation, rejected)
-        if batch.contexts is not None:  # else it was opened before somebody traced
+        if context is not None and batch.contexts is not None:  # else it was opened before
             batch.contexts[reservation.index] = context
         return batch
 
@@ -104,10 +99,7 @@ cdef class Gateway:
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
-        if session.tracer is None:
-            future.batch = self.enter(prepared, deadline, &reservation, rejected)
-        else:
-            future.batch = self.enter_traced(prepared, deadline, &reservation, rejected)
+        future.batch = self.enter(prepared, deadline, &reservation, rejected)
         future.slot = reservation.index
         session.w.commit(session.engine, session.lane, &reservation)
         if session.inline_runner is not None:
@@ -148,11 +140,7 @@ cdef class Gateway:
             yield_gil()
         while True:
             try:
-                if session.tracer is None:
-                    batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
-                else:
-                    batch = self.enter_traced(prepared, deadline, &reservation,
-                                              0 if self.blocks else 1)
+                batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:

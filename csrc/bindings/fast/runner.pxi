@@ -69,7 +69,6 @@ cdef class Runner:
         staging = <Staging>taken.owner
         batch = <BatchState>taken.tenant
         if rows > 0:
-            tracer, span = self.session.tracer, None
             self.enter_model()
             try:
                 if self.session.objects:
@@ -80,18 +79,17 @@ cdef class Runner:
                     batch.rows = None
                 else:
                     argument = staging.batch_argument(rows)
-                if tracer is not None:
-                    span = self.begin_span(tracer, taken, batch, rows)
-                answer = model(argument)
-                argument = None
-                batch.set_outputs(answer, rows, staging, 1, failed)
+                if self.session.tracer is not None:
+                    self.run_traced(taken, failed, model, argument, rows)
+                else:
+                    answer = model(argument)
+                    argument = None
+                    batch.set_outputs(answer, rows, staging, 1, failed)
             except BaseException as error:
                 batch.error = error
                 outcome = Outcome.Failed
                 if not isinstance(error, Exception):
                     self.interrupt = error
-            if span is not None:
-                self.end_span(tracer, span, batch.error, failed[0])
             self.leave_model(outer)
             answer = argument = None
         if staging.shared() or not w.keeps_memory(self.session.engine, taken):
@@ -99,6 +97,25 @@ cdef class Runner:
             Py_DECREF(<object>memory)
         Py_DECREF(batch)  # the core's reference
         return outcome
+
+    cdef int run_traced(self, Taken* taken, uint32_t* failed, object model, object argument,
+                        uint32_t rows) except -1:
+        """Calls the model and keeps its answer, inside a span of the session's tracer."""
+        cdef BatchState batch = <BatchState>taken.tenant
+        tracer = self.session.tracer  # another thread may take it away meanwhile
+        span = None if tracer is None else self.begin_span(tracer, taken, batch, rows)
+        try:
+            answer = model(argument)
+            # What is answered with may be the argument, to which our caller has a reference.
+            batch.set_outputs(answer, rows, <Staging>taken.owner, 2 if answer is argument else 1,
+                              failed)
+        except BaseException as error:
+            if span is not None:
+                tracer.end(span, error, 0)
+            raise
+        if span is not None:
+            tracer.end(span, None, failed[0])
+        return 0
 
     cdef object begin_span(self, object tracer, Taken* taken, BatchState batch, uint32_t rows):
         """Has the tracer begin a span, linked with where the batch's requests came from."""
@@ -112,13 +129,6 @@ cdef class Runner:
             batch.contexts = None
         return tracer.begin(contexts, rows, _REASONS[<int>taken.reason],
                             1e-9 * (taken.model_started - taken.oldest))
-
-    cdef void end_span(self, object tracer, object span, object error, uint32_t failed) noexcept:
-        try:
-            tracer.end(span, error, failed)
-        except BaseException as interruption:
-            # The tracer keeps its own failures to itself; this is Ctrl-C.
-            self.interrupt = interruption
 
     cdef void enter_model(self) noexcept:
         global _models_in_main_thread

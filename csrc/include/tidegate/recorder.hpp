@@ -46,10 +46,11 @@ class Recorder {
     Recorder(const Recorder&) = delete;
     Recorder& operator=(const Recorder&) = delete;
 
-    /// Gives the record the next sequence number, and keeps it in the place of the oldest. Returns
-    /// the number. \pre one thread at a time: the engine's mutex is held
-    std::uint64_t add(const BatchRecord& record) noexcept;
-    /// Says when the callers of batch `sequence` had been told. Any thread, without a lock.
+    /// A record with the next sequence number in the place of the oldest, for the caller to fill;
+    /// null if there is no memory. \pre one thread at a time: the engine's mutex is held
+    BatchRecord* add() noexcept;
+    /// Says when the callers of batch `sequence` had been told. Any thread, without a lock, as long
+    /// as the recorder is there.
     void delivered(std::uint64_t sequence, Nanos when) noexcept;
     /// The records kept, oldest first, into `into`, which has room for kCapacity; returns how many.
     /// \pre as for add()
