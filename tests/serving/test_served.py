@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.gated import PATIENCE, Gated
+from tests.gated import PATIENCE, Gated, until
 from tidegate import Batcher, ConfigError, InputError, ModelError, OutputError, TensorSpec
 from tidegate.serving import Served, Tensor
 
@@ -348,7 +348,7 @@ def test_a_model_whose_instances_are_all_stuck_is_not_ready(model: Gated, make: 
     batcher = make(model, inputs=VECTOR, caller_runs=False)
     served = Served("m", batcher, stuck_after=0.0)
     patient = Served("m", batcher, stuck_after=None)
-    assert served.ready
+    until(lambda: served.ready)  # an executor is busy until its thread has begun
     future = batcher.submit(ROWS[0])
     model.await_entry()
     assert not served.ready
