@@ -35,6 +35,11 @@ MOST_WAITING = 16
 _PATIENCE = 60.0
 
 
+def entered_file(gate: Path) -> Path:
+    """A file that is there once `held` was entered."""
+    return gate.with_suffix(".entered")
+
+
 def scaled(factor: float) -> Any:
     """A model that multiplies."""
     return lambda rows: rows * np.float32(factor)
@@ -57,8 +62,9 @@ def broken(rows: Any) -> Any:
 
 
 def held(rows: Any) -> Any:
-    """Waits until the file at GATE is there."""
+    """Says that it was entered, and waits until the file at GATE is there."""
     gate = Path(os.environ[GATE])
+    entered_file(gate).touch()
     end = time.monotonic() + _PATIENCE
     while not gate.exists() and time.monotonic() < end:
         time.sleep(0.005)

@@ -17,7 +17,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from tests.gated import PATIENCE, until
-from tests.serving.offered import DTYPES, MOST_WAITING
+from tests.serving.offered import DTYPES, MOST_WAITING, entered_file
 from tests.serving.running import Running
 
 KINDS = ["grpc", "http", "grpc.aio", "http.aio"]
@@ -317,20 +317,19 @@ def test_an_output_that_does_not_exist_is_refused(client: Client) -> None:
 @pytest.fixture
 def occupied(served_models: Running, served_gate: Path) -> Iterator[None]:
     """The model `held` has a request, and answers it after the test."""
-    first = Client("grpc", served_models)
+    entered = entered_file(served_gate)
+    entered.unlink(missing_ok=True)
+    client = Client("grpc", served_models)
+    tensor = client.input("x", "FP32", ROWS[:1])
     ended = threading.Event()
-    first.async_infer(
-        "held", [first.input("x", "FP32", ROWS[:1])], lambda result, error: ended.set()
-    )
-    probe = Client("http", served_models)
-    # Once a request expires in the queue, another has the model.
-    until(lambda: "504" in refused(probe, "held", [probe.input("x", "FP32", ROWS[:1])], timeout=1))
+    client.async_infer("held", [tensor], lambda result, error: ended.set())
+    until(entered.exists)
     yield
     served_gate.touch()
     assert ended.wait(PATIENCE)
+    client.infer("held", [tensor])  # comes last: nothing is left in the queue after it
     served_gate.unlink()
-    first.close()
-    probe.close()
+    client.close()
 
 
 def test_the_timeout_of_a_request_ends_its_waiting(client: Client, occupied: None) -> None:
