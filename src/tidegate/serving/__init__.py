@@ -7,6 +7,8 @@ The doors themselves are imported from their own modules: ``tidegate.serving.asg
 from tidegate.serving.authentication import Tokens
 from tidegate.serving.errors import (
     AuthenticationError,
+    EncodingError,
+    SlowClientError,
     TooLargeError,
     UnknownModelError,
     UnsupportedError,
@@ -17,10 +19,12 @@ from tidegate.serving.served import Pending, Served, Tensor
 
 __all__ = [
     "AuthenticationError",
+    "EncodingError",
     "Limits",
     "Models",
     "Pending",
     "Served",
+    "SlowClientError",
     "Tensor",
     "Tokens",
     "TooLargeError",
