@@ -221,10 +221,7 @@ class Served:
         rows = -1
         for tensor in self._inputs:
             array = tensors[tensor.name]
-            if len(array.shape) != len(tensor.shape) + 1 or any(
-                wanted not in (-1, length)
-                for wanted, length in zip(tensor.shape, array.shape[1:], strict=True)
-            ):
+            if not _fits(tensor, array):
                 raise self._misfit(tensor, f"shape {list(array.shape)}")
             if (array.dtype.kind == "O") != (tensor.datatype == "BYTES"):
                 kind = "BYTES" if array.dtype.kind == "O" else datatype_of(array.dtype)
@@ -352,10 +349,7 @@ class Served:
     def _checked(self, tensor: Tensor, array: Array) -> Array:
         """`array` in the datatype that the model promises."""
         given = _datatype(self.name, array)
-        fits = len(array.shape) == len(tensor.shape) + 1 and all(
-            wanted in (-1, length)
-            for wanted, length in zip(tensor.shape, array.shape[1:], strict=True)
-        )
+        fits = _fits(tensor, array)
         if given != tensor.datatype and fits:
             wanted = DATATYPES[tensor.datatype]
             if "BYTES" in (given, tensor.datatype) or "BF16" in (given, tensor.datatype):
@@ -407,6 +401,23 @@ def _stacked(model: str, rows: list[Any]) -> list[tuple[str | None, Array]]:
         raise OutputError(
             f"the rows that model {model!r} answered with make no arrays: {error}"
         ) from error
+
+
+def _fits(tensor: Tensor, array: Array) -> bool:
+    """True if the rows of `array` have the shape that they should have."""
+    shape = array.shape
+    if not shape:
+        return False
+    return (
+        shape[1:] == tensor.shape
+        or (  # nearly always at once
+            len(shape) == len(tensor.shape) + 1
+            and all(
+                wanted in (-1, length)
+                for wanted, length in zip(tensor.shape, shape[1:], strict=True)
+            )
+        )
+    )
 
 
 def _column(values: list[Any]) -> Array:
