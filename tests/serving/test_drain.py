@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.gated import PATIENCE, in_thread, until
 from tests.serving.callers import GrpcAsk, GrpcCaller, HttpAsk, HttpCaller
@@ -148,6 +150,29 @@ def test_what_is_left_when_the_time_is_up_fails_and_the_exit_code_says_so(start:
     assert "not drained within 0.2 s" in server.log
     for caller in callers:
         caller.close()
+
+
+def test_clients_that_only_watch_do_not_hold_up_the_end(start: Start) -> None:
+    server = start()
+    channel: Any = grpc.insecure_channel(server.host_of("grpc"))
+    never = threading.Event()
+
+    def ask_once() -> Iterator[Any]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        never.wait(PATIENCE)
+
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    reflecting = stub.ServerReflectionInfo(ask_once())
+    assert next(reflecting).list_services_response.service
+    request = health_pb2.HealthCheckRequest()
+    watching = health_pb2_grpc.HealthStub(channel).Watch(request)
+    assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+    server.process.send_signal(signal.SIGTERM)
+    assert [each.status for each in watching] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+    assert list(reflecting) == []
+    assert server.wait() == 0
+    never.set()
+    channel.close()
 
 
 def test_what_the_model_has_is_answered_before_the_end(start: Start, tmp_path: Path) -> None:

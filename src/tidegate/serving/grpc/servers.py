@@ -97,7 +97,7 @@ def add_to_server(
     if reflection:
         from tidegate.serving.grpc.reflection import add_reflection
 
-        add_reflection(services, server)
+        add_reflection(services, server, lambda: models.draining)
 
 
 def _check_models(models: object) -> None:
