@@ -225,6 +225,7 @@ def test_a_port_that_is_taken_is_an_error(echo: Models, door: str) -> None:
             pass
 
     with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # it would share
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
