@@ -36,7 +36,8 @@ class Caller(threading.Thread):
 
     Attributes:
         answered: Numbers whose double came back.
-        failed: What ended it, if it was not told to; with the number that was on its way.
+        failed: What ended it, if it was not told to: the number that was on its way, the
+            error's type and its text. The error itself would keep its connection open.
     """
 
     def __init__(self, address: str, stop: threading.Event) -> None:
@@ -44,7 +45,7 @@ class Caller(threading.Thread):
         self.address = address
         self.stop = stop
         self.answered: list[int] = []
-        self.failed: tuple[int, Exception] | None = None
+        self.failed: tuple[int, type[Exception], str] | None = None
         self.start()
 
     def run(self) -> None:
@@ -54,7 +55,7 @@ class Caller(threading.Thread):
             try:
                 answer = self.ask("noted", number)
             except Exception as error:
-                self.failed = (number, error)
+                self.failed = (number, type(error), str(error))
                 break
             assert answer == 2 * number
             self.answered.append(number)

@@ -51,6 +51,7 @@ def http_status(address: str, *, path: str = INFER, context: Any = None, **heade
         connection = http.client.HTTPSConnection(address, timeout=PATIENCE, context=context)
     try:
         connection.request("POST" if path == INFER else "GET", path, body_of(1), headers)
-        return connection.getresponse().status
+        with connection.getresponse() as response:
+            return response.status
     finally:
         connection.close()
