@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
+import sys
+import warnings
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -40,7 +43,13 @@ def while_open(models: Models, ask: Callable[..., Any], **settings: Any) -> Any:
             addresses = [door.url.partition("://")[2] for door in doors]
             return await asyncio.wait_for(asyncio.to_thread(ask, *addresses), PATIENCE)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    finally:
+        if sys.version_info < (3, 11):  # asyncio's own: a failed handshake leaves a transport open
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 def http_status(address: str, *, path: str = INFER, context: Any = None, **headers: str) -> int:
