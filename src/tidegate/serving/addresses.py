@@ -113,8 +113,8 @@ def listen(address: Address, *, reuse_port: bool) -> socket.socket:
             set_option(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         # Accepted connections inherit these.
         set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # asyncio does so only for sockets that name their protocol; without it the second of the two
-        # packets of an answer may wait for some 40 ms until the client acknowledges the first.
+        # asyncio does so only for sockets that name their protocol. Without it the second packet of
+        # an answer may wait for some 40 ms until the client acknowledges the first.
         set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         set_option(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _IDLE)
         set_option(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _INTERVAL)
