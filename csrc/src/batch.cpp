@@ -111,6 +111,21 @@ void* Batch::unsubscribe(Port& port) noexcept {
     return nullptr;
 }
 
+void* Batch::show(const OutputView* views, std::size_t count, void* keeper) {
+    shown_.assign(views, views + count);
+    // seq_cst, a Dekker pair with leave(): readers of an abandoned batch may leave meanwhile, and
+    // either the last of them finds the keeper or we find that there are none.
+    keeper_.store(keeper, std::memory_order_seq_cst);
+    if (readers_.load(std::memory_order_seq_cst) != 0) return nullptr;
+    return keeper_.exchange(nullptr, std::memory_order_seq_cst);
+}
+
+void* Batch::leave() noexcept {
+    // seq_cst: see show().
+    if (readers_.fetch_sub(1, std::memory_order_seq_cst) != 1) return nullptr;
+    return keeper_.exchange(nullptr, std::memory_order_seq_cst);
+}
+
 WaitResult Batch::wait(std::uint32_t index, Nanos deadline, Nanos spin,
                        const Clock& clock) noexcept {
     const auto settled = [&] {

@@ -124,6 +124,24 @@ constexpr Waist kWaist = {
             batch->outputs.assign(outputs, outputs + count);
         },
 
+    .column =
+        [](const Reservation* reservation, std::size_t column) noexcept {
+            return reinterpret_cast<char*>(reservation->slab->column(column));
+        },
+    .batch_add_reader = [](Batch* batch) noexcept { batch->add_reader(); },
+    .batch_has_readers = [](const Batch* batch) noexcept { return batch->has_readers(); },
+    .batch_show = [](Batch* batch, const OutputView* views, std::size_t count,
+                     void* keeper) noexcept { return batch->show(views, count, keeper); },
+    .batch_shown =
+        [](const Batch* batch, const OutputView** views) noexcept {
+            *views = batch->shown().data();
+            return batch->shown().size();
+        },
+    .batch_leave =
+        [](Engine* engine, Batch* batch) noexcept {
+            if (void* const keeper = batch->leave()) engine->add_orphan(keeper);
+        },
+
     .port_new = [](bool blocking) noexcept -> Port* {
         try {
             return new Port(blocking);

@@ -76,6 +76,7 @@ cdef class BatchState:
     cdef object outputs    # an array, tuple, dict or list, by `kind`
     cdef type row_type     # of a named tuple
     cdef object error      # what the model raised, or an OutputError
+    cdef list shown        # arrays that native readers look at
     cdef list rows         # submitted objects, for collate="list"
     cdef list contexts     # where requests came from, by slot; None if nobody traces
     cdef Channel channel   # the first consumer with futures here, and those futures
@@ -132,6 +133,44 @@ cdef class BatchState:
             parts[i] = self._own(parts[i], staging, False)
         self.outputs = tuple(parts) if self.kind == TUPLE_OUTPUT else dict(zip(keys, parts))
         self._choose_copies(parts)
+        return 0
+
+    cdef int show(self) except -1:
+        """Shows the outputs to those who read them without the GIL: native doors.
+
+        Shows nothing if they are no plain arrays; such an answer has no place in a native door.
+        """
+        cdef vector[OutputView] views
+        cdef OutputView view
+        cdef cnp.ndarray array
+        cdef void* kept
+        if self.kind == LIST_OUTPUT:
+            return 0
+        if self.kind == MAPPING_OUTPUT:
+            by_name = {str(key): part for key, part in (<dict>self.outputs).items()}
+            parts = [by_name.get(name) for name in self.session.shown_names]
+            if len(parts) != len(by_name) or any([part is None for part in parts]):
+                return 0
+        else:
+            parts = [self.outputs] if self.kind == ARRAY_OUTPUT else list(self.outputs)
+        for i in range(len(parts)):
+            if not PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>parts[i]):
+                parts[i] = np.ascontiguousarray(parts[i])
+            array = <cnp.ndarray>parts[i]
+            if array.dtype.hasobject or not array.dtype.isnative:
+                return 0
+            view.data = <char*>cnp.PyArray_DATA(array)
+            view.axes = cnp.PyArray_NDIM(array)
+            view.shape = <const int64_t*>cnp.PyArray_DIMS(array)
+            view.item_bytes = cnp.PyArray_ITEMSIZE(array)
+            view.row_bytes = cnp.PyArray_NBYTES(array) // cnp.PyArray_DIM(array, 0)
+            view.kind = ord(array.dtype.kind)
+            views.push_back(view)
+        self.shown = parts
+        Py_INCREF(self)  # until the last reader has left
+        kept = self.session.w.batch_show(self.core, views.data(), views.size(), <void*>self)
+        if kept != NULL:
+            Py_DECREF(self)
         return 0
 
     cdef object _own(self, object array, Staging staging, bint alone):

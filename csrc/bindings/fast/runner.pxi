@@ -67,7 +67,12 @@ cdef class Runner:
                 w.wait_committed(taken)
         rows = w.claim(self.session.engine, taken)
         staging = <Staging>taken.owner
-        batch = <BatchState>taken.tenant
+        if taken.tenant == NULL:  # all of its rows came through a native door
+            batch = self.session.new_state(taken.batch)
+            Py_INCREF(batch)  # as if it were the core's
+            taken.tenant = <void*>batch
+        else:
+            batch = <BatchState>taken.tenant
         if rows > 0:
             self.enter_model()
             try:
@@ -85,6 +90,9 @@ cdef class Runner:
                     answer = model(argument)
                     argument = None
                     batch.set_outputs(answer, rows, staging, 1, failed)
+                if w.batch_has_readers(taken.batch):
+                    batch.show()
+                    self.session.release_orphans()
             except BaseException as error:
                 batch.error = error
                 outcome = Outcome.Failed

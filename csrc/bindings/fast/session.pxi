@@ -37,6 +37,7 @@ cdef class Session:
     cdef readonly list runners
     cdef Runner inline_runner  # executor="inline"
     cdef object output_specs   # of a native model, else None
+    cdef list shown_names      # of outputs that native doors look at, else None
     cdef public object tracer  # of tidegate.tracing.instrument(), else None
 
     def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
@@ -134,6 +135,14 @@ cdef class Session:
                 return 0
             self.add_buffer()
 
+    cdef BatchState new_state(self, Batch* core):
+        """The Python side of a batch that has none."""
+        cdef BatchState state = BatchState.__new__(BatchState)
+        state.session = self
+        state.core = core
+        self.w.batch_retain(core)
+        return state
+
     cdef BatchState batch_state(self, Reservation* reservation):
         """The Python side of a reservation's batch, made by whoever comes first.
 
@@ -145,10 +154,7 @@ cdef class Session:
         cdef vector[void*] outputs
         if tenant != NULL:
             return <BatchState>tenant
-        state = BatchState.__new__(BatchState)
-        state.session = self
-        state.core = reservation.batch
-        self.w.batch_retain(state.core)
+        state = self.new_state(reservation.batch)
         if self.objects:
             state.rows = [None] * (<Staging>reservation.owner).capacity
         if self.tracer is not None:
@@ -188,6 +194,20 @@ cdef class Session:
             count = self.w.take_orphans(self.engine, tenants, 16)
             for i in range(count):
                 Py_DECREF(<object>tenants[i])
+
+    def native_lane(self):
+        """What a native door needs to submit rows: the engine's capsule and the lane's address."""
+        if self.objects or self.lane == NULL:
+            return None
+        return self.capsule, <size_t>self.lane
+
+    def show_in_order(self, list names not None):
+        """Names the outputs in the order in which a native door expects them."""
+        self.shown_names = names
+
+    def add_native_buffer(self):
+        """Makes room for one more batch, for rows that come without the GIL."""
+        self.add_buffer()
 
     @property
     def inline(self):

@@ -73,6 +73,14 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         int64_t submitted
         int64_t deadline
 
+    struct OutputView:
+        char* data
+        size_t row_bytes
+        const int64_t* shape
+        uint32_t axes
+        uint32_t item_bytes
+        char kind
+
     struct Taken:
         Slab* slab
         Batch* batch
@@ -127,6 +135,9 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void* batch_unsubscribe(Batch*, Port*) noexcept nogil
         void* batch_tenant(const Batch*) noexcept nogil
         void batch_set_tenant(Batch*, void*, void**, size_t) noexcept nogil
+
+        bint batch_has_readers(const Batch*) noexcept nogil
+        void* batch_show(Batch*, const OutputView*, size_t, void*) noexcept nogil
 
         Port* port_new(bint) noexcept nogil
         void port_release(Port*) noexcept nogil

@@ -86,6 +86,23 @@ class Batch {
     std::uint32_t live() const noexcept { return live_; }
     std::uint32_t capacity() const noexcept { return capacity_; }
 
+    // -- readers: native threads that answer their requests from the outputs, without the GIL --
+
+    /// Announces one more reader. \pre one of its rows is reserved and not committed
+    void add_reader() noexcept {
+        // Relaxed: published to the executor by the commit that follows.
+        readers_.fetch_add(1, std::memory_order_relaxed);
+    }
+    /// True if somebody will read; final once all rows are committed, until the batch is done.
+    bool has_readers() const noexcept { return readers_.load(std::memory_order_relaxed) != 0; }
+    /// Shows the outputs to the readers and keeps `keeper`, which owns them. Returns it if there
+    /// are no readers (any more). \pre before publish()
+    void* show(const OutputView* views, std::size_t count, void* keeper);
+    /// What was shown. \pre done() with Outcome::Completed, by a reader
+    const std::vector<OutputView>& shown() const noexcept { return shown_; }
+    /// One reader is finished. Returns what the last one is to let go of, else null. \pre done()
+    void* leave() noexcept;
+
     /// The binding's side of this batch. Set before the first commit; handed to whoever takes the
     /// batch, or left with the engine's orphans.
     void* tenant = nullptr;
@@ -108,6 +125,9 @@ class Batch {
     std::atomic<std::uint32_t> references_{1};
     const std::uint32_t capacity_;
     std::uint32_t live_ = 0;
+    std::atomic<std::uint32_t> readers_{0};
+    std::atomic<void*> keeper_{nullptr};
+    std::vector<OutputView> shown_;
     // Written before word_ gets kDone, read after it was seen.
     Outcome outcome_ = Outcome::None;
     std::int32_t model_status_ = 0;

@@ -14,6 +14,7 @@ using Nanos = std::int64_t;
 inline constexpr Nanos kNever = std::numeric_limits<Nanos>::max();
 inline constexpr Nanos kMicrosecond = 1'000;
 inline constexpr Nanos kMillisecond = 1'000'000;
+inline constexpr Nanos kSecond = 1'000'000'000;
 
 /// `instant + duration` that stays at kNever instead of overflowing.
 constexpr Nanos add_saturating(Nanos instant, Nanos duration) noexcept {

@@ -64,6 +64,16 @@ enum class ExecutorKind : std::uint8_t {
     Inline,  ///< whoever submits calls try_take()
 };
 
+/// One output of a batch, for readers without the GIL: plain elements, row after row.
+struct OutputView {
+    const char* data = nullptr;
+    std::size_t row_bytes = 0;
+    const std::int64_t* shape = nullptr;  ///< of all axes; the first counts rows
+    std::uint32_t axes = 0;
+    std::uint32_t item_bytes = 0;
+    char kind = 0;  ///< of an element, as NumPy names it: b, i, u, f, V
+};
+
 /// Slots that a submitting thread must fill and commit.
 struct Reservation {
     Slab* slab = nullptr;

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 /// Name of the capsule, and with it the version of everything below.
-inline constexpr char kCapsuleName[] = "tidegate.waist.2";
+inline constexpr char kCapsuleName[] = "tidegate.waist.3";
 
 struct Waist {
     Nanos (*now)(Engine*) noexcept;
@@ -64,6 +64,15 @@ struct Waist {
     void* (*batch_tenant)(const Batch*) noexcept;
     void (*batch_set_tenant)(Batch*, void* tenant, void* const* outputs,
                              std::size_t count) noexcept;
+
+    // Reading a batch's outputs without the GIL; see batch.hpp.
+    char* (*column)(const Reservation*, std::size_t column) noexcept;
+    void (*batch_add_reader)(Batch*) noexcept;
+    bool (*batch_has_readers)(const Batch*) noexcept;
+    void* (*batch_show)(Batch*, const OutputView*, std::size_t count, void* keeper) noexcept;
+    std::size_t (*batch_shown)(const Batch*, const OutputView**) noexcept;
+    /// One reader is finished; the last one leaves the keeper with the engine's orphans.
+    void (*batch_leave)(Engine*, Batch*) noexcept;
 
     // One port.
     Port* (*port_new)(bool blocking) noexcept;  // null when out of descriptors
