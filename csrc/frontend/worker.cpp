@@ -1,0 +1,567 @@
+// Worker: the loop of one thread, and the life of its requests.
+#include "worker.hpp"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <ctime>
+#include <system_error>
+#include <utility>
+
+namespace tidegate::frontend {
+
+namespace {
+
+constexpr int kEventsAtOnce = 256;
+constexpr int kAcceptsAtOnce = 64;
+constexpr Nanos kCheckPeriod = 1 * kSecond;
+constexpr int kPushback = 1000;  // milliseconds after which to try a full queue again
+constexpr std::size_t kSparePendings = 64;
+
+void watch(int epoll, int operation, int descriptor, std::uint32_t events, void* tag) {
+    epoll_event event{};
+    event.events = events;
+    event.data.ptr = tag;
+    if (epoll_ctl(epoll, operation, descriptor, &event) != 0) {
+        throw std::system_error(errno, std::generic_category(), "epoll_ctl");
+    }
+}
+
+void ring(int descriptor) noexcept {
+    const std::uint64_t one = 1;
+    // It can only fail when it has been rung 2^64 - 2 times and nobody looked.
+    static_cast<void>(!::write(descriptor, &one, sizeof one));
+}
+
+void hush(int descriptor) noexcept {
+    std::uint64_t count = 0;
+    static_cast<void>(!::read(descriptor, &count, sizeof count));
+}
+
+}  // namespace
+
+Worker::Worker(std::uint32_t number, const Settings& settings, PythonSide& python,
+               const Waist& waist, int listener, SSL_CTX* tls)
+    : number_(number),
+      settings_(settings),
+      python_(python),
+      waist_(waist),
+      listener_(listener),
+      tls_(tls),
+      catalogue_(std::make_shared<Catalogue>()) {
+    epoll_ = epoll_create1(EPOLL_CLOEXEC);
+    wake_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    port_ = waist_.port_new(false);
+    if (epoll_ < 0 || wake_ < 0 || port_ == nullptr) {
+        const int error = errno;
+        close_descriptors();
+        throw std::system_error(error, std::generic_category(), "a worker's descriptors");
+    }
+    watch(epoll_, EPOLL_CTL_ADD, wake_, EPOLLIN, &wake_);
+    watch(epoll_, EPOLL_CTL_ADD, waist_.port_descriptor(port_), EPOLLIN, &port_);
+    // Exclusive: a new connection wakes one worker, not all.
+    watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN | EPOLLEXCLUSIVE,
+          const_cast<char*>(&listener_tag_));
+    thread_ = std::thread([this] { run(); });
+    // At most 15 bytes.
+    pthread_setname_np(thread_.native_handle(), ("tidegate-h2-" + std::to_string(number_)).c_str());
+}
+
+Worker::~Worker() {
+    stop();
+    if (thread_.joinable()) thread_.join();
+    close_descriptors();
+}
+
+void Worker::close_descriptors() noexcept {
+    if (port_ != nullptr) waist_.port_release(port_);
+    if (wake_ >= 0) ::close(wake_);
+    if (epoll_ >= 0) ::close(epoll_);
+}
+
+Nanos Worker::now() const noexcept {
+    timespec time{};
+    clock_gettime(CLOCK_MONOTONIC, &time);  // the core's clock; its table asks for an engine
+    return time.tv_sec * kSecond + time.tv_nsec;
+}
+
+// -- orders from other threads --
+
+void Worker::publish(std::shared_ptr<const Catalogue> catalogue) {
+    {
+        const std::lock_guard lock(mutex_);
+        published_ = std::move(catalogue);
+    }
+    ring(wake_);
+}
+
+void Worker::answer(PythonAnswer answer) {
+    {
+        const std::lock_guard lock(mutex_);
+        answers_.push_back(std::move(answer));
+        if (answers_.size() > 1) return;  // the bell has been rung for the first
+    }
+    ring(wake_);
+}
+
+void Worker::order(bool Worker::* what) {
+    {
+        const std::lock_guard lock(mutex_);
+        this->*what = true;
+    }
+    ring(wake_);
+}
+
+void Worker::retry() { order(&Worker::retry_); }
+void Worker::drain() { order(&Worker::drain_); }
+void Worker::stop() { order(&Worker::stop_); }
+
+void Worker::join() noexcept {
+    if (thread_.joinable()) thread_.join();
+}
+
+WorkerStatistics Worker::statistics() const noexcept {
+    constexpr auto relaxed = std::memory_order_relaxed;
+    return {open_.load(relaxed), accepted_.load(relaxed), requests_.load(relaxed),
+            python_requests_.load(relaxed)};
+}
+
+bool Worker::take_orders() {
+    std::vector<PythonAnswer> answers;
+    std::shared_ptr<const Catalogue> published;
+    bool again = false;
+    bool drains = false;
+    {
+        const std::lock_guard lock(mutex_);
+        answers.swap(answers_);
+        published.swap(published_);
+        again = std::exchange(retry_, false);
+        drains = drain_ && !draining_;
+        if (stop_) return false;
+    }
+    if (published != nullptr) catalogue_ = std::move(published);
+    for (PythonAnswer& answer : answers) {
+        const auto found = python_calls_.find(answer.id);
+        if (found == python_calls_.end()) continue;  // the client has gone
+        Stream& stream = *found->second;
+        python_calls_.erase(found);
+        stream.python_call = 0;
+        if (answer.status == GrpcStatus::Ok) {
+            stream.answer.assign(kMessagePrefix, '\0');
+            stream.answer.append(answer.text);
+            stream.connection->finish(stream);
+        } else {
+            stream.connection->fail(stream, answer.status, answer.text,
+                                    answer.pushback_milliseconds);
+        }
+        mark(*stream.connection);
+    }
+    if (again) {
+        std::vector<Stream*> parked;
+        parked.swap(parked_);
+        for (Stream* stream : parked) {
+            stream->parked = false;
+            arrived(*stream);
+            mark(*stream->connection);
+        }
+    }
+    if (drains) {
+        draining_ = true;
+        stop_accepting();
+        for (const auto& connection : connections_) {
+            connection->drain();
+            mark(*connection);
+        }
+    }
+    return true;
+}
+
+// -- the loop --
+
+void Worker::run() {
+    std::array<epoll_event, kEventsAtOnce> events;
+    for (;;) {
+        const int count = epoll_wait(epoll_, events.data(), kEventsAtOnce, patience());
+        bool orders = false;
+        bool notices = false;
+        for (int i = 0; i < count; ++i) {
+            void* const tag = events[static_cast<std::size_t>(i)].data.ptr;
+            if (tag == &wake_) {
+                orders = true;
+            } else if (tag == &port_) {
+                notices = true;
+            } else if (tag == &listener_tag_) {
+                accept();
+            } else {
+                serve(*static_cast<Connection*>(tag), events[static_cast<std::size_t>(i)].events);
+            }
+        }
+        if (orders) {
+            hush(wake_);
+            if (!take_orders()) break;
+        }
+        if (notices) take_notices();
+        check_time();
+        flush_dirty();
+    }
+    end();
+}
+
+void Worker::end() {
+    stop_accepting();
+    dirty_.clear();
+    while (!connections_.empty()) close(*connections_.back());
+    // What their streams had in batches is cancelled or will be dropped, but every batch that we
+    // read from must be let go of, and that is when it is done.
+    while (!pendings_.empty()) {
+        epoll_event event{};
+        static_cast<void>(epoll_wait(epoll_, &event, 1, 100));
+        take_notices();
+    }
+}
+
+int Worker::patience() const noexcept {
+    if (open_.load(std::memory_order_relaxed) == 0) return -1;
+    constexpr Nanos kMilli = kMillisecond;
+    const Nanos left = next_check_ - now();
+    if (next_check_ == kNever) return -1;
+    return left <= 0 ? 0 : static_cast<int>(std::min<Nanos>(left / kMilli + 1, 60'000));
+}
+
+void Worker::check_time() {
+    if (connections_.empty()) return;
+    const Nanos time = now();
+    // Somebody in a hurry may have come since the last look.
+    if (time < next_check_ && !hurry_) return;
+    if (hurry_ && time < next_check_) {
+        next_check_ = std::min(next_check_, time + kCheckPeriod);
+        hurry_ = false;
+        return;
+    }
+    hurry_ = false;
+    bool hurried = false;
+    for (const auto& connection : connections_) {
+        if (!connection->check_time(time)) doomed_.push_back(connection.get());
+        hurried |= connection->hurried();
+        mark(*connection);
+    }
+    close_doomed();
+    next_check_ = hurried ? time + kCheckPeriod
+                  : settings_.keepalive == kNever
+                      ? kNever
+                      : time + std::max(kCheckPeriod, settings_.keepalive / 4);
+}
+
+void Worker::accept() {
+    for (int i = 0; i < kAcceptsAtOnce && accepting_; ++i) {
+        const int descriptor = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (descriptor < 0) return;  // none is left, or another worker was faster
+        if (connections_.size() >= settings_.max_connections) {
+            ::close(descriptor);
+            continue;
+        }
+        const int yes = 1;
+        setsockopt(descriptor, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        try {
+            auto connection = std::make_unique<Connection>(*this, settings_, descriptor, tls_);
+            watch(epoll_, EPOLL_CTL_ADD, descriptor, EPOLLIN | EPOLLRDHUP, connection.get());
+            connection->place = connections_.size();
+            connections_.push_back(std::move(connection));
+        } catch (const std::exception&) {
+            continue;  // out of memory or descriptors: this client is turned away
+        }
+        open_.store(connections_.size(), std::memory_order_release);
+        accepted_.fetch_add(1, std::memory_order_relaxed);
+        hurry_ = true;
+        mark(*connections_.back());
+    }
+}
+
+void Worker::stop_accepting() {
+    if (!accepting_) return;
+    accepting_ = false;
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, listener_, nullptr);
+}
+
+void Worker::serve(Connection& connection, std::uint32_t events) {
+    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 && !connection.receive()) {
+        doomed_.push_back(&connection);
+        return;
+    }
+    hurry_ |= connection.hurried();
+    mark(connection);
+}
+
+void Worker::mark(Connection& connection) {
+    if (connection.dirty) return;
+    connection.dirty = true;
+    dirty_.push_back(&connection);
+}
+
+void Worker::flush_dirty() {
+    close_doomed();
+    // By index: an answer to one may mark another.
+    for (std::size_t i = 0; i < dirty_.size(); ++i) {
+        Connection& connection = *dirty_[i];
+        connection.dirty = false;
+        if (!connection.flush()) {
+            doomed_.push_back(&connection);
+            continue;
+        }
+        if (connection.blocked() != connection.watching_writes) {
+            connection.watching_writes = connection.blocked();
+            const std::uint32_t writes = connection.watching_writes ? EPOLLOUT : 0u;
+            watch(epoll_, EPOLL_CTL_MOD, connection.descriptor(), EPOLLIN | EPOLLRDHUP | writes,
+                  &connection);
+        }
+    }
+    dirty_.clear();
+    close_doomed();
+}
+
+void Worker::close_doomed() {
+    for (Connection* connection : doomed_) close(*connection);
+    doomed_.clear();
+}
+
+void Worker::close(Connection& connection) {
+    if (connection.dirty) std::erase(dirty_, &connection);
+    // The last one takes its place; closing the descriptor takes it out of epoll.
+    const std::size_t place = connection.place;
+    std::unique_ptr<Connection> gone = std::move(connections_[place]);
+    if (place + 1 != connections_.size()) {
+        connections_[place] = std::move(connections_.back());
+        connections_[place]->place = place;
+    }
+    connections_.pop_back();
+    gone.reset();
+    // release: pairs with empty(); whoever sees that none is left sees what they did.
+    open_.store(connections_.size(), std::memory_order_release);
+}
+
+// -- requests --
+
+void Worker::arrived(Stream& stream) {
+    switch (stream.method) {
+        case Method::ServerLive:
+            if (!stream.message.empty()) break;
+            stream.answer.assign(kMessagePrefix, '\0');
+            stream.answer.append("\x08\x01", 2);  // live = true
+            stream.connection->finish(stream);
+            return;
+        case Method::ModelInfer:
+        case Method::Predict:
+            if (submit(stream)) return;
+            break;
+        default:
+            break;
+    }
+    hand_to_python(stream);
+}
+
+bool Worker::submit(Stream& stream) {
+    Plan plan;
+    stream.form = {};
+    if (stream.method == Method::Predict) {
+        PredictRequest request;
+        if (!decode(stream.message, request)) return false;
+        if (!make_plan(*catalogue_, request, plan, stream.form)) return false;
+    } else {
+        InferRequest request;
+        if (!decode(stream.message, request)) return false;
+        if (!make_plan(*catalogue_, request, plan, stream.form)) return false;
+    }
+    const Offer& offer = **plan.offer;
+    Connection& connection = *stream.connection;
+    const Nanos time = now();
+    const Nanos timeout = plan.timeout != kNever ? plan.timeout : offer.default_timeout;
+    const Nanos deadline = std::min(stream.deadline, add_saturating(time, timeout));
+    if (deadline <= time) {
+        connection.fail(stream, GrpcStatus::DeadlineExceeded,
+                        "the request's deadline had passed when it arrived");
+        return true;
+    }
+    Reservation reservation;
+    switch (
+        waist_.reserve(offer.engine, offer.lane, plan.rows, plan.rows, deadline, &reservation)) {
+        case Status::Ok:
+            break;
+        case Status::QueueFull:
+            waist_.count_rejected(offer.engine, plan.rows);
+            connection.fail(stream, GrpcStatus::ResourceExhausted,
+                            "the queue of '" + offer.model +
+                                "' is full; try again later, or raise max_queue_size",
+                            kPushback);
+            return true;
+        case Status::BufferNeeded:
+            stream.parked = true;
+            parked_.push_back(&stream);
+            python_.need_buffer(offer.number);
+            return true;
+        default:
+            connection.fail(stream, GrpcStatus::Unavailable,
+                            "model '" + offer.model + "' is closed");
+            return true;
+    }
+    const bool copied = copy_rows(plan, reservation);
+    Pending& pending = pending_of(*plan.offer, reservation.batch);
+    if (copied) {
+        stream.form.slot = reservation.index;
+        stream.pending = &pending;
+        stream.waiter = pending.waiters.size();
+        pending.waiters.push_back(&stream);
+        requests_.fetch_add(1, std::memory_order_relaxed);
+    } else {
+        settle(pending, reservation.index, plan.rows);
+    }
+    waist_.commit(offer.engine, offer.lane, &reservation);
+    return copied;
+}
+
+void Worker::settle(Pending& pending, std::uint32_t slot, std::uint32_t rows) noexcept {
+    for (std::uint32_t row = slot; row < slot + rows; ++row) {
+        waist_.batch_settle(pending.offer->engine, pending.batch, row, SlotState::Cancelled);
+    }
+}
+
+Pending& Worker::pending_of(const std::shared_ptr<const Offer>& offer, Batch* batch) {
+    if (last_ != nullptr && last_->batch == batch) return *last_;
+    std::unique_ptr<Pending>& place = pendings_[batch];
+    if (place == nullptr) {
+        if (spare_.empty()) {
+            place = std::make_unique<Pending>();
+        } else {
+            place = std::move(spare_.back());
+            spare_.pop_back();
+        }
+        place->offer = offer;
+        place->batch = batch;
+        waist_.batch_retain(batch);
+        waist_.batch_add_reader(batch);
+        // It cannot be done: our row is not committed.
+        waist_.batch_subscribe(batch, port_, place.get());
+    }
+    last_ = place.get();
+    return *last_;
+}
+
+void Worker::take_notices() {
+    const Notice* notices = nullptr;
+    const std::size_t count = waist_.port_take(port_, &notices);
+    for (std::size_t i = 0; i < count; ++i) {
+        Pending& pending = *static_cast<Pending*>(notices[i].token);
+        if (notices[i].kind == NoticeKind::Finished) {
+            finished(pending);
+        } else {
+            settled(pending);
+        }
+    }
+}
+
+void Worker::settled(Pending& pending) {
+    for (Stream*& waiter : pending.waiters) {
+        if (waiter == nullptr) continue;
+        const SlotState state = waist_.batch_slot(pending.batch, waiter->form.slot);
+        if (state != SlotState::Expired && state != SlotState::Refused) continue;
+        // If the rows of one request end differently, the first speaks for all.
+        answer_ended(*waiter, state);
+        waiter = nullptr;
+    }
+}
+
+void Worker::answer_ended(Stream& stream, SlotState state) {
+    stream.pending = nullptr;
+    if (state == SlotState::Expired) {
+        stream.connection->fail(stream, GrpcStatus::DeadlineExceeded,
+                                "the request's timeout passed while it waited in the queue; raise "
+                                "the timeout or lower the load");
+    } else {
+        stream.connection->fail(stream, GrpcStatus::Unavailable,
+                                "the model was closed before the request ran");
+    }
+    mark(*stream.connection);
+}
+
+void Worker::finished(Pending& pending) {
+    const Offer& offer = *pending.offer;
+    const OutputView* views = nullptr;
+    const Outcome outcome = waist_.batch_outcome(pending.batch);
+    bool kept = false;
+    if (outcome == Outcome::Completed) {
+        const std::size_t count = waist_.batch_shown(pending.batch, &views);
+        kept = keeps_promise(offer, views, count);
+    }
+    for (Stream* waiter : pending.waiters) {
+        if (waiter == nullptr) continue;
+        Stream& stream = *waiter;
+        SlotState state = SlotState::Claimed;
+        for (std::uint32_t i = 0; i < stream.form.rows && state == SlotState::Claimed; ++i) {
+            state = waist_.batch_slot(pending.batch, stream.form.slot + i);
+        }
+        if (state != SlotState::Claimed) {
+            answer_ended(stream, state);
+            continue;
+        }
+        stream.pending = nullptr;
+        if (kept) {
+            stream.answer.assign(kMessagePrefix, '\0');
+            write_answer(offer, stream.form, pending.batch, views, stream.answer);
+            stream.connection->finish(stream);
+        } else if (outcome == Outcome::Abandoned) {
+            stream.connection->fail(stream, GrpcStatus::Unavailable,
+                                    "the model was closed before the request was done");
+        } else {
+            stream.connection->fail(stream, GrpcStatus::Internal,
+                                    outcome == Outcome::Completed
+                                        ? "the model's answer is not what it has promised"
+                                        : "the model failed");
+        }
+        mark(*stream.connection);
+    }
+    Batch* const batch = pending.batch;
+    Engine* const engine = offer.engine;
+    const auto found = pendings_.find(batch);
+    std::unique_ptr<Pending> gone = std::move(found->second);
+    pendings_.erase(found);
+    if (last_ == gone.get()) last_ = nullptr;
+    waist_.batch_leave(engine, batch);
+    waist_.batch_release(batch);
+    gone->waiters.clear();
+    gone->offer.reset();  // last: while it lives, so does the engine
+    if (spare_.size() < kSparePendings) spare_.push_back(std::move(gone));
+}
+
+void Worker::hand_to_python(Stream& stream) {
+    if (stream.path.empty()) {
+        stream.path = stream.method == Method::Predict ? kPredict : kModelInfer;
+    }
+    // The worker's number is in the id, so that an answer finds its way.
+    stream.python_call = (++next_call_ << 8) | number_;
+    python_calls_.emplace(stream.python_call, &stream);
+    python_requests_.fetch_add(1, std::memory_order_relaxed);
+    python_.call({stream.python_call, stream.path, std::string(stream.message), stream.deadline});
+}
+
+void Worker::vanished(Stream& stream) noexcept {
+    if (stream.pending != nullptr) {
+        stream.pending->waiters[stream.waiter] = nullptr;
+        settle(*stream.pending, stream.form.slot, stream.form.rows);
+        stream.pending = nullptr;
+    }
+    if (stream.python_call != 0) {
+        python_calls_.erase(stream.python_call);
+        python_.cancel(stream.python_call);
+        stream.python_call = 0;
+    }
+    if (stream.parked) std::erase(parked_, &stream);
+}
+
+}  // namespace tidegate::frontend
