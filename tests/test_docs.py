@@ -33,6 +33,7 @@ NEEDS = {
     "docs/how-to/onnxruntime.md": ("onnx", "onnxruntime"),
     "docs/how-to/xgboost.md": ("xgboost",),
     "docs/how-to/pytorch.md": ("torch",),
+    "docs/how-to/native-server.md": ("tidegate._frontend",),
 }
 
 

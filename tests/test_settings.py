@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import child
 from tests.gated import ROW, Gated
 from tidegate import Batcher, ConfigError, ModelPool, NativeModel, TensorSpec, TidegateError
 
@@ -210,3 +211,31 @@ def test_callers_stop_running_the_model_when_told_to() -> None:
         for _ in range(100):
             batcher(ROW)
         assert batcher.statistics().led == 0
+
+
+def test_monkey_patched_threads_are_refused_instead_of_hanging() -> None:
+    printed = child.run(
+        """
+        from gevent import monkey
+        monkey.patch_all()
+        from tidegate import Batcher, ConfigError
+        try:
+            Batcher(lambda rows: rows)
+        except ConfigError as error:
+            print(error)
+        """
+    )
+    assert "monkey-patched" in printed
+
+
+def test_a_patched_standard_library_with_real_threads_is_served() -> None:
+    printed = child.run(
+        """
+        from gevent import monkey
+        monkey.patch_all(thread=False, signal=False)
+        from tidegate import Batcher
+        with Batcher(lambda rows: rows) as batcher:
+            print(batcher.submit(1).result(10))
+        """
+    )
+    assert printed == "1\n"

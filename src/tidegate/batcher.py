@@ -7,6 +7,7 @@ import itertools
 import math
 import numbers
 import operator
+import sys
 import threading
 import time
 import weakref
@@ -176,6 +177,7 @@ class Batcher(_fast.Gateway):
         caller_runs: bool = True,
         outputs: Literal["auto", "view", "copy"] = "auto",
     ) -> None:
+        _refuse_green_threads()
         _choose("overflow", overflow, ("reject", "block"))
         _choose("collate", collate, ("stack", "list"))
         _choose("executor", executor, ("thread", "inline"))
@@ -477,6 +479,19 @@ class Batcher(_fast.Gateway):
 async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
     for row in rows:
         yield row
+
+
+def _refuse_green_threads() -> None:
+    """Raises ConfigError if gevent or eventlet have replaced threads: ours would never run."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if (gevent is not None and gevent.is_module_patched("threading")) or (
+        eventlet is not None and eventlet.is_monkey_patched("thread")
+    ):
+        raise ConfigError(
+            "threads are monkey-patched by gevent or eventlet, and a batcher's executors wait in "
+            "native code, which such threads cannot do; leave threads out: "
+            "monkey.patch_all(thread=False)"
+        )
 
 
 def _choose(setting: str, value: object, choices: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 import numpy as np
+import pytest
 from google.protobuf.message import Message
 
 from tests.gated import PATIENCE
@@ -21,8 +22,9 @@ from tidegate.serving._proto import tidegate_v1_pb2 as v1
 from tidegate.serving.datatypes import datatype_of, to_raw
 from tidegate.serving.grpc import TokenInterceptor, add_to_server, create_server, server_options
 from tidegate.serving.grpc.messages import FIELDS
+from tidegate.serving.native import NativeServer
 
-KINDS = ("aio", "threads")
+KINDS = ("aio", "threads", "native")
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 PREDICT = "/tidegate.v1.Inference/Predict"
 
@@ -77,7 +79,7 @@ def door(
     options: Sequence[tuple[str, Any]] = (),
 ) -> Iterator[Door]:
     """A server on a free port, which is gone in the end."""
-    running = _aio if kind == "aio" else _threads
+    running = {"aio": _aio, "threads": _threads, "native": _native}[kind]
     with running(models, limits, tokens, options) as port:
         opened = Door(f"127.0.0.1:{port}")
         try:
@@ -120,6 +122,15 @@ def _threads(
             yield port
         finally:
             assert server.stop(None).wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def _native(
+    models: Models, limits: Limits | None, tokens: Tokens | None, options: Any
+) -> Iterator[int]:
+    pytest.importorskip("tidegate._frontend", reason="the native front end was not built")
+    with NativeServer(models, limits=limits, tokens=tokens) as server:
+        yield server.address[1]
 
 
 _loops: list[asyncio.AbstractEventLoop] = []

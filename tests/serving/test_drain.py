@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.gated import PATIENCE, in_thread, until
 from tests.serving.callers import GrpcAsk, GrpcCaller, HttpAsk, HttpCaller
-from tests.serving.offered import GATE, NOTES
+from tests.serving.offered import GATE, NOTES, entered_file
 from tests.serving.running import Running
 
 Start = Callable[..., Running]
@@ -62,7 +62,9 @@ def ready(server: Running) -> bool:
 def test_under_load_every_request_that_was_taken_is_answered(
     start: Start, tmp_path: Path, loop: str
 ) -> None:
-    server = start("--drain-grace=3", f"--uvloop={loop}")
+    # Each kind of gRPC server once.
+    backend = "auto" if loop == "off" else "python"
+    server = start("--drain-grace=3", f"--uvloop={loop}", f"--grpc-backend={backend}")
     stop, never = threading.Event(), threading.Event()
     http_address, grpc_address = server.host_of("http"), server.host_of("grpc")
     # These do as balancers do: they send no more once readiness is false.
@@ -99,14 +101,17 @@ def test_under_load_every_request_that_was_taken_is_answered(
         assert issubclass(each.failed[1], OSError | http.client.HTTPException | grpc.RpcError)
 
 
-def held_requests(server: Running) -> tuple[list[Any], list[Any]]:
+def held_requests(server: Running, gate: Path) -> tuple[list[Any], list[Any]]:
     """Requests that the model `held` has, and how to close their connections."""
     stop = threading.Event()
     callers = [
         HttpAsk(server.host_of("http"), stop),
         GrpcAsk(server.host_of("grpc"), stop),
     ]
-    asking = [in_thread(lambda caller=each: caller.ask("held", 1)) for each in callers]
+    asking = []
+    for caller in callers:
+        asking.append(in_thread(lambda caller=caller: caller.ask("held", 1)))
+        until(entered_file(gate).exists)  # else both might be in one batch
     metrics = http.client.HTTPConnection(server.host_of("http"), timeout=PATIENCE)
 
     def both_submitted() -> bool:
@@ -121,9 +126,11 @@ def held_requests(server: Running) -> tuple[list[Any], list[Any]]:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_second_signal_ends_it_at_once(start: Start, number: signal.Signals, code: int) -> None:
+def test_a_second_signal_ends_it_at_once(
+    start: Start, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     server = start()
-    _, callers = held_requests(server)
+    _, callers = held_requests(server, tmp_path / "gate")
     server.process.send_signal(number)
     until(lambda: "draining" in server.log)
     assert server.process.poll() is None
@@ -138,9 +145,11 @@ def test_a_second_signal_ends_it_at_once(start: Start, number: signal.Signals, c
         caller.close()
 
 
-def test_what_is_left_when_the_time_is_up_fails_and_the_exit_code_says_so(start: Start) -> None:
+def test_what_is_left_when_the_time_is_up_fails_and_the_exit_code_says_so(
+    start: Start, tmp_path: Path
+) -> None:
     server = start("--drain-timeout=0.2")
-    asking, callers = held_requests(server)
+    asking, callers = held_requests(server, tmp_path / "gate")
     server.process.send_signal(signal.SIGTERM)
     with pytest.raises(AssertionError, match="503"):
         asking[0].outcome()
@@ -154,7 +163,7 @@ def test_what_is_left_when_the_time_is_up_fails_and_the_exit_code_says_so(start:
 
 
 def test_clients_that_only_watch_do_not_hold_up_the_end(start: Start) -> None:
-    server = start()
+    server = start("--grpc-backend=python")  # the native one has no streams
     channel: Any = grpc.insecure_channel(server.host_of("grpc"))
     never = threading.Event()
 
@@ -178,7 +187,7 @@ def test_clients_that_only_watch_do_not_hold_up_the_end(start: Start) -> None:
 
 def test_what_the_model_has_is_answered_before_the_end(start: Start, tmp_path: Path) -> None:
     server = start()
-    asking, callers = held_requests(server)
+    asking, callers = held_requests(server, tmp_path / "gate")
     server.process.send_signal(signal.SIGINT)
     until(lambda: "draining" in server.log)
     (tmp_path / "gate").touch()

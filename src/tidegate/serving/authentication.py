@@ -31,6 +31,7 @@ class Tokens:
         for token in accepted:
             if not token or not token.isascii() or not token.isprintable() or " " in token:
                 raise ConfigError("a token is visible ASCII without spaces, and not empty")
+        self.accepted = accepted
         # Digests have one length, so that comparing them tells nothing about the tokens'.
         self._digests = [hashlib.sha256(token.encode()).digest() for token in accepted]
 

@@ -35,6 +35,13 @@ class Configuration:
     target: str | None = setting("text", None, "the models: module:attribute")
     http: str | None = setting("address", None, "listen for HTTP here")
     grpc: str | None = setting("address", None, "listen for gRPC here, or at unix:PATH")
+    grpc_backend: str = setting(
+        "choice",
+        "auto",
+        "the gRPC server: native where it was built, else and for a log or a Unix socket python",
+        choices=("auto", "native", "python"),
+    )
+    grpc_threads: int = setting("count", 1, "of the native gRPC server")
     uds: Path | None = setting("path", None, "listen for HTTP at this Unix socket")
     tls_certificate: Path | None = setting("path", None, "certificate chain, PEM, of both doors")
     tls_key: Path | None = setting("path", None, "its private key, PEM, without a passphrase")
@@ -86,6 +93,11 @@ class Configuration:
             raise ConfigError("tls_certificate and tls_key belong together; only one is given")
         if self.tls_client_ca is not None and self.tls_key is None:
             raise ConfigError("tls_client_ca needs tls_certificate and tls_key")
+        if self.grpc_backend == "native" and (self.access_log or self.grpc_path is not None):
+            raise ConfigError(
+                "the native gRPC server has neither an access log nor Unix sockets; take "
+                "grpc_backend = 'python' for these"
+            )
         for address in (self.http_address, self.grpc_address):
             if address is not None:
                 require_protection(

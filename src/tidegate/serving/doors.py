@@ -87,13 +87,37 @@ def make_doors(models: Models, configuration: Configuration) -> Doors:
         if configuration.http is not None or configuration.uds is not None:
             _add_http(doors, models, configuration, tokens, identity)
         if configuration.grpc is not None:
-            from tidegate.serving.grpc_door import GrpcDoor
-
-            doors.add(GrpcDoor(models, configuration, tokens, identity))
+            doors.add(_grpc(models, configuration, tokens, identity))
     except BaseException:
         doors.discard()
         raise
     return doors
+
+
+def _grpc(
+    models: Models,
+    configuration: Configuration,
+    tokens: Tokens | None,
+    identity: Identity | None,
+) -> Door:
+    """The native gRPC door, unless something is asked for that it has not."""
+    wanted = configuration.grpc_backend
+    suits = not configuration.access_log and configuration.grpc_path is None
+    if wanted == "native" or (wanted == "auto" and suits and _native_is_built()):
+        from tidegate.serving.native_door import NativeDoor
+
+        return NativeDoor(models, configuration, tokens)
+    from tidegate.serving.grpc_door import GrpcDoor
+
+    return GrpcDoor(models, configuration, tokens, identity)
+
+
+def _native_is_built() -> bool:
+    try:
+        from tidegate import _frontend  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _add_http(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tidegate.errors import ConfigError
 from tidegate.serving.errors import UnknownModelError
@@ -27,6 +27,7 @@ class Models:
         # Replaced, never changed: readers take no lock.
         self._versions: dict[str, dict[str, Served]] = {}
         self._draining = False
+        self._watchers: list[Callable[[], object]] = []
         for each in served:
             self.add(each)
 
@@ -44,6 +45,7 @@ class Models:
                 **self._versions,
                 served.name: {**versions, served.version: served},
             }
+        self._changed()
 
     def remove(self, name: str, version: str) -> Served:
         """Takes one off; requests under way are not touched, and its batcher stays open."""
@@ -52,7 +54,22 @@ class Models:
             versions = {key: each for key, each in self._versions[name].items() if key != version}
             others = {key: each for key, each in self._versions.items() if key != name}
             self._versions = {**others, name: versions} if versions else others
+        self._changed()
         return served
+
+    def watch(self, callback: Callable[[], object]) -> None:
+        """Has `callback` called after each change of what there is, in the thread that made it."""
+        with self._lock:
+            self._watchers = [*self._watchers, callback]
+
+    def unwatch(self, callback: Callable[[], object]) -> None:
+        """Takes watch() back."""
+        with self._lock:
+            self._watchers = [each for each in self._watchers if each != callback]
+
+    def _changed(self) -> None:
+        for callback in self._watchers:
+            callback()
 
     def get(self, name: str, version: str = "") -> Served:
         """The model of that name; without a version, its newest.

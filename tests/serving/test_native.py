@@ -1,0 +1,443 @@
+"""The native front end: who answers what, and how requests, models and servers end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame
+
+from tests.gated import PATIENCE, Gated
+from tests.serving.grpc_door import Door, failure_of, raw_request, typed_request
+from tests.serving.http2 import Http2
+from tidegate import Batcher, ConfigError, TensorSpec
+from tidegate.serving import Limits, Models, Served, Tensor
+from tidegate.serving._proto import tidegate_v1_pb2 as v1
+from tidegate.serving.native import NativeServer
+
+pytest.importorskip("tidegate._frontend", reason="the native front end was not built")
+
+SPEC = TensorSpec((3,), "float32")
+ROW = np.ones((1, 3), np.float32)
+PREDICT = "/tidegate.v1.Inference/Predict"
+MESSAGE = v1.PredictRequest(features=[1, 1, 1]).SerializeToString()
+
+
+TASKS = Path("/proc/self/task")
+
+
+class Offered:
+    """A model on offer natively, with everything around it."""
+
+    def __init__(self, stack: ExitStack, model: Any, **settings: Any) -> None:
+        server_settings = {
+            name: settings.pop(name)
+            for name in ("limits", "threads", "max_connections", "keepalive")
+            if name in settings
+        }
+        outputs = settings.pop("outputs", TensorSpec((3,), "float32"))
+        settings.setdefault("inputs", SPEC)
+        self.batcher = stack.enter_context(Batcher(model, **settings))
+        self.models = Models(Served("m", self.batcher, outputs=outputs))
+        self.server = stack.enter_context(NativeServer(self.models, **server_settings))
+        self.door = Door(f"127.0.0.1:{self.server.address[1]}")
+        stack.callback(self.door.channel.close)
+
+    def infer(self, **settings: Any) -> Any:
+        """One request."""
+        return self.door.infer(raw_request("m", input=ROW), **settings)
+
+    def start(self, count: int = 1, **settings: Any) -> list[Any]:
+        """Requests that are not waited for."""
+        method = self.door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        message = raw_request("m", input=ROW).SerializeToString()
+        settings.setdefault("timeout", PATIENCE)
+        return [method.future(message, **settings) for _ in range(count)]
+
+    def until_submitted(self, count: int) -> None:
+        """Returns once so many rows have come to the batcher."""
+        wait_until(lambda: self.batcher.statistics().submitted >= count)
+
+
+def wait_until(condition: Any) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closed after the test."""
+    with ExitStack() as made:
+        yield made
+
+
+def double(batch: Any) -> Any:
+    return batch * 2
+
+
+# Who answers
+
+
+def test_plain_requests_never_reach_python(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    for _ in range(10):
+        offered.infer()
+        offered.door.infer(typed_request("m", input=ROW))
+        offered.door.predict(v1.PredictRequest(features=[1, 2, 3]))
+    counts = offered.server.statistics()
+    assert counts["requests"] == 30
+    assert counts["python_requests"] == 0
+    assert offered.batcher.statistics().completed == 30
+
+
+def test_conversions_and_errors_are_pythons(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    answer = offered.door.infer(raw_request("m", input=ROW.astype("f8")))
+    assert np.frombuffer(answer.raw_output_contents[0], "f4").tolist() == [2, 2, 2]
+    error = failure_of(offered.door.infer, raw_request("m", input=ROW[:, :2]))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "FP32 of shape [-1, 3]" in error.details()
+    assert offered.server.statistics()["python_requests"] == 2
+
+
+def test_values_out_of_range_never_reach_the_model(stack: ExitStack) -> None:
+    seen: list[Any] = []
+
+    def model(batch: Any) -> Any:
+        seen.append(batch.tolist())
+        return batch
+
+    offered = Offered(stack, model, inputs=TensorSpec((), "int8"), outputs=TensorSpec((), "int8"))
+    good = typed_request("m", input=np.array([5], np.int8))
+    bad = typed_request("m", input=np.array([5], np.int8))
+    bad.inputs[0].contents.int_contents[:] = [300]
+    error = failure_of(offered.door.infer, bad)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    offered.door.infer(good)
+    assert seen == [[5]]
+
+
+def test_a_model_is_served_natively_once_its_outputs_are_known(stack: ExitStack) -> None:
+    offered = Offered(stack, double, outputs=None)
+    offered.infer()
+    wait_until(lambda: offered.infer() and offered.server.statistics()["requests"] > 0)
+
+
+def test_models_may_come_and_go(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    other = stack.enter_context(Batcher(lambda batch: batch * 3, inputs=SPEC))
+    request = raw_request("n", input=ROW)
+    assert failure_of(offered.door.infer, request).code() is grpc.StatusCode.NOT_FOUND
+    offered.models.add(Served("n", other, outputs=SPEC))
+    answer = offered.door.infer(request)
+    assert np.frombuffer(answer.raw_output_contents[0], "f4").tolist() == [3, 3, 3]
+    offered.models.add(Served("n", offered.batcher, outputs=SPEC, version="2"))
+
+    def newest() -> bool:
+        answer = offered.door.infer(request)
+        return bool(answer.model_version == "2")
+
+    wait_until(newest)
+    offered.models.remove("n", "1")
+    offered.models.remove("n", "2")
+    wait_until(lambda: failure_of_or_none(offered, request) is grpc.StatusCode.NOT_FOUND)
+    assert offered.infer()
+
+
+def failure_of_or_none(offered: Offered, request: Any) -> Any:
+    try:
+        offered.door.infer(request)
+    except grpc.RpcError as error:
+        return error.code()
+    return None
+
+
+def test_outputs_of_a_mapping_are_told_apart_by_name(stack: ExitStack) -> None:
+    turn = [0]
+
+    def model(batch: Any) -> Any:
+        turn[0] += 1
+        answers = [("a", batch), ("b", batch * 2)]
+        return dict(answers if turn[0] % 2 else reversed(answers))
+
+    outputs = (Tensor("a", "FP32", (3,)), Tensor("b", "FP32", (3,)))
+    offered = Offered(stack, model, outputs=outputs)
+    for _ in range(4):
+        answer = offered.infer()
+        assert [output.name for output in answer.outputs] == ["a", "b"]
+        assert [np.frombuffer(raw, "f4")[0] for raw in answer.raw_output_contents] == [1, 2]
+    request = raw_request("m", input=ROW)
+    request.outputs.add(name="b")
+    assert [output.name for output in offered.door.infer(request).outputs] == ["b"]
+    assert offered.server.statistics()["python_requests"] == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda b: b.astype("f8"), lambda b: b[:, :2], lambda b: [1] * len(b)]
+)
+def test_answers_that_break_the_promise_are_internal_errors(stack: ExitStack, answer: Any) -> None:
+    offered = Offered(stack, answer)
+    error = failure_of(offered.infer)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "promised" in error.details()
+
+
+def test_a_model_that_raises_fails_its_batch_only(stack: ExitStack) -> None:
+    def model(batch: Any) -> Any:
+        if batch[0, 0] < 0:
+            raise RuntimeError("secret")
+        return batch
+
+    offered = Offered(stack, model)
+    error = failure_of(offered.door.infer, raw_request("m", input=-ROW))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "secret" not in error.details()
+    offered.infer()
+
+
+def test_python_and_native_rows_share_a_batch(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    offered.batcher.submit(ROW[0])
+    model.await_entry()
+    future = offered.batcher.submit(ROW[0] * 5)
+    started = offered.start(3)
+    offered.until_submitted(5)
+    model.gate.set()
+    assert future.result(PATIENCE).tolist() == [10, 10, 10]
+    for call in started:
+        call.result(PATIENCE)
+    assert offered.batcher.statistics().batches == 2
+
+
+def test_there_is_memory_for_as_many_rows_as_may_wait(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False, max_batch_size=2, max_queue_size=64)
+    started = offered.start(66)
+    offered.until_submitted(64)
+    model.gate.set()
+    codes = [call.code() for call in started]
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert codes.count(grpc.StatusCode.OK) >= 64
+
+
+# How requests end
+
+
+def test_a_cancelled_call_never_reaches_the_model(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    first = offered.start()[0]
+    model.await_entry()
+    cancelled, kept = offered.start(2)
+    offered.until_submitted(3)
+    cancelled.cancel()
+    wait_until(lambda: offered.batcher.statistics().cancelled == 1)
+    model.gate.set()
+    first.result(PATIENCE)
+    kept.result(PATIENCE)
+    assert offered.batcher.statistics().rows == 2
+
+
+def test_a_deadline_that_passes_in_the_queue_ends_the_call(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    first = offered.start()[0]
+    model.await_entry()
+    request = raw_request("m", input=ROW)
+    request.parameters["timeout"].int64_param = 20_000
+    error = failure_of(offered.door.infer, request)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert offered.start(timeout=0.05)[0].code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_until(lambda: offered.batcher.statistics().queue_depth == 0)
+    counts = offered.batcher.statistics()
+    assert counts.expired + counts.cancelled == 2
+    model.gate.set()
+    first.result(PATIENCE)
+    assert offered.batcher.statistics().rows == 1
+
+
+def test_clients_that_vanish_harm_nobody(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    first = offered.start()[0]
+    model.await_entry()
+    kept = offered.start(5)
+    offered.until_submitted(6)
+    for _ in range(50):
+        client = Http2(offered.server.address)
+        client.call(1, PREDICT, MESSAGE)
+        client.send(client.open(3, PREDICT), DataFrame(3, b"\0\0\0"))
+        client.close()
+    # Those whose request was read are in the queue and cancelled; the others were cut off before.
+    wait_until(lambda: offered.server.statistics()["connections"] == 1)
+    wait_until(lambda: offered.batcher.statistics().cancelled == 50)
+    model.gate.set()
+    first.result(PATIENCE)
+    for call in kept:
+        call.result(PATIENCE)
+    assert offered.batcher.statistics().rows == 6
+
+
+def test_a_closed_batcher_is_unavailable(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    offered.infer()
+    offered.batcher.close()
+    assert failure_of(offered.infer).code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_calls_in_the_queue_are_unavailable_when_it_is_not_drained(
+    stack: ExitStack, model: Gated
+) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    first = offered.start()[0]
+    model.await_entry()
+    waiting = offered.start(3)
+    offered.until_submitted(4)
+    closer = threading.Thread(target=offered.batcher.close, kwargs={"drain": False})
+    closer.start()
+    assert {call.code() for call in waiting} == {grpc.StatusCode.UNAVAILABLE}
+    model.gate.set()
+    first.result(PATIENCE)
+    closer.join(PATIENCE)
+
+
+# How connections and servers end
+
+
+def test_draining_answers_what_has_begun_and_says_goodbye(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    with Http2(offered.server.address) as client:
+        client.call(1, PREDICT, MESSAGE)
+        model.await_entry()
+        offered.server.drain()
+        goaway = client.until(GoAwayFrame)
+        assert (goaway.error_code, goaway.last_stream_id) == (0, 1)
+        with pytest.raises(OSError):  # noqa: PT011 - refused or reset, as the kernel likes
+            Http2(offered.server.address).answer(1)
+        model.gate.set()
+        assert client.answer(1)[1]["grpc-status"] == "0"
+        assert client.read() is None, "the connection is closed when nothing is left"
+
+
+def test_stopping_cuts_off_what_takes_too_long(stack: ExitStack, model: Gated) -> None:
+    offered = Offered(stack, model, caller_runs=False)
+    call = offered.start()[0]
+    model.await_entry()
+    stopping = threading.Thread(target=offered.server.stop, kwargs={"grace": 0.0})
+    stopping.start()
+    assert call.code() is grpc.StatusCode.UNAVAILABLE
+    model.gate.set()
+    stopping.join(PATIENCE)
+    assert not stopping.is_alive()
+    offered.server.stop()
+
+
+def test_a_request_that_trickles_in_is_given_up(stack: ExitStack) -> None:
+    offered = Offered(stack, double, limits=Limits(receive_timeout=0.2))
+    with Http2(offered.server.address) as client:
+        client.send(client.open(1, PREDICT))
+        _, fields = client.answer(1)
+        assert fields["grpc-status"] == "4"
+        assert client.until(RstStreamFrame, stream=1).error_code == 0
+        client.call(3, PREDICT, MESSAGE)
+        assert client.answer(3)[1]["grpc-status"] == "0"
+
+
+def test_a_connection_that_never_begins_is_closed(stack: ExitStack) -> None:
+    offered = Offered(stack, double, limits=Limits(receive_timeout=0.2))
+    with socket.create_connection(offered.server.address, timeout=PATIENCE) as silent:
+        while silent.recv(4096):
+            pass
+
+
+def test_a_silent_client_is_asked_and_then_closed(stack: ExitStack) -> None:
+    offered = Offered(stack, double, keepalive=0.3)
+    with Http2(offered.server.address) as client:
+        client.call(1, PREDICT, MESSAGE)
+        client.answer(1)
+        while client.read() is not None:  # our ping is not answered
+            pass
+
+
+def test_connections_beyond_the_limit_are_turned_away(stack: ExitStack) -> None:
+    offered = Offered(stack, double, max_connections=2)
+    with Http2(offered.server.address) as one, Http2(offered.server.address) as two:
+        for client in (one, two):
+            client.call(1, PREDICT, MESSAGE)
+            assert client.answer(1)[1]["grpc-status"] == "0"
+        with Http2(offered.server.address) as third:
+            assert third.until(DataFrame) is None
+
+
+def test_several_threads_serve_one_address(stack: ExitStack) -> None:
+    offered = Offered(stack, double, threads=3)
+    clients = [stack.enter_context(Http2(offered.server.address)) for _ in range(24)]
+    for client in clients:
+        for stream in range(1, 21, 2):
+            client.call(stream, PREDICT, MESSAGE)
+    for client in clients:
+        ended = 0
+        while ended < 10:
+            frame = client.read()
+            assert frame is not None
+            ended += frame.stream_id != 0 and "END_STREAM" in frame.flags
+    counts = offered.server.statistics()
+    assert counts["requests"] == 240
+    assert counts["connections"] == 24
+
+
+def test_an_address_that_is_taken_is_an_error(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    with pytest.raises(OSError, match="cannot listen"):
+        NativeServer(offered.models, port=offered.server.address[1]).start()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"threads": 0},
+        {"port": 65536},
+        {"certificate": "x.pem"},
+        {"max_streams": 0},
+        {"keepalive": 0},
+        {"client_authorities": "x.pem"},
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        NativeServer(Models(), **settings)
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path: Any) -> None:
+    missing = str(tmp_path / "none.pem")
+    with pytest.raises(ConfigError, match=r"none\.pem cannot be used"):
+        NativeServer(Models(), certificate=missing, key=missing).start()
+
+
+def test_an_idle_server_makes_no_wake_ups(stack: ExitStack) -> None:
+    before = set(TASKS.iterdir())
+    offered = Offered(stack, double, keepalive=None)
+    with Http2(offered.server.address) as client:
+        client.call(1, PREDICT, MESSAGE)
+        client.answer(1)
+        ours = [
+            task
+            for task in set(TASKS.iterdir()) - before
+            if "tidegate" in (task / "comm").read_text()
+        ]
+        assert ours, "the workers have names"
+        time.sleep(1.2)  # the last look at a connection that was still young
+        switches = [voluntary_switches(task) for task in ours]
+        time.sleep(0.5)
+        assert [voluntary_switches(task) for task in ours] == switches
+
+
+def voluntary_switches(task: Path) -> int:
+    status = (task / "status").read_text()
+    return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
