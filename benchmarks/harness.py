@@ -231,15 +231,16 @@ def run(
         name=scenario.name,
         question=scenario.question,
         rounds=rounds,
-        metrics=_spreads([variant.name for variant in variants], results),
-        verdicts=[_verdict(target, results) for target in scenario.targets],
+        metrics=spreads_of([variant.name for variant in variants], results),
+        verdicts=[verdict_of(target, results) for target in scenario.targets],
         skipped=skipped,
         failed=failed,
         others=others.share(),
     )
 
 
-def _spreads(names: list[str], results: list[Round]) -> dict[str, dict[str, Spread]]:
+def spreads_of(names: list[str], results: list[Round]) -> dict[str, dict[str, Spread]]:
+    """The metrics of each variant that ran, over all rounds."""
     spreads = {}
     for name in names:
         rounds = [result[name] for result in results if name in result]
@@ -250,7 +251,8 @@ def _spreads(names: list[str], results: list[Round]) -> dict[str, dict[str, Spre
     return spreads
 
 
-def _verdict(target: Target, results: list[Round]) -> Verdict:
+def verdict_of(target: Target, results: list[Round]) -> Verdict:
+    """What a target asked for, and what the rounds reached."""
     figures = []
     for result in results:
         try:

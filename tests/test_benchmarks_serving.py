@@ -107,14 +107,14 @@ def ask(
 
     async def main() -> Metrics:
         async with serving as port:
-            return await load.closed_loop(
-                Server(os.getpid(), port),
-                connect,
-                asked,
-                in_flight=in_flight,
-                warm_up=BRIEF,
-                seconds=BRIEF,
-            )
+            client = load.Client(Server(os.getpid(), port), connect, asked, in_flight)
+            try:
+                await client.open()
+                for _ in range(2):
+                    await client.turn(BRIEF, BRIEF)
+                return client.metrics()
+            finally:
+                client.close()
 
     return asyncio.run(asyncio.wait_for(main(), PATIENCE))
 
@@ -207,7 +207,7 @@ def test_worse_is_what_every_round_says() -> None:
 
 def test_what_is_worse_is_listed_by_pair() -> None:
     slower = Spread(0.9, 0.8, 0.95)
-    pair = variants.PAIRS["grpc"][1]
+    pair = variants.COMPARISONS["grpc"].pairs[1]
     outcome = Outcome(
         name="grpc",
         question="?",
@@ -217,7 +217,7 @@ def test_what_is_worse_is_listed_by_pair() -> None:
             harness.Verdict(each.label, 1.0, each.at_least, "x", slower, each.every_round)
             if each.label == variants.label(pair, "throughput_64")
             else harness.Verdict(each.label, 1.0, each.at_least, "x", Spread(1.0, 0.9, 1.1), True)
-            for each in variants.SCENARIOS["grpc"].targets
+            for each in variants.targets(variants.COMPARISONS["grpc"].pairs)
         ],
         skipped=[],
         failed={},

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from benchmarks import machine, report
 from benchmarks.compare import ROOT
-from benchmarks.harness import Settings, run
-from benchmarks.serving.process import ENVIRONMENT, compile_modules
+from benchmarks.serving.process import ENVIRONMENT, Cores, compile_modules
+from benchmarks.serving.rounds import Schedule, run
 from benchmarks.serving.tables import print_outcome
-from benchmarks.serving.variants import CORES, IN_FLIGHT, SCENARIOS
+from benchmarks.serving.variants import COMPARISONS, IN_FLIGHT
 
 SECONDS_PER_SERVER = 60.0
 """No server comes near this in one round; the program ends, with its stacks, after as many."""
@@ -31,26 +31,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("benchmarks.serving", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
     parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
-    parser.add_argument("--only", default="", help="doors: " + ",".join(SCENARIOS))
+    parser.add_argument("--only", default="", help="doors: " + ",".join(COMPARISONS))
     parser.add_argument(
         "--variants", default="", help="only servers whose names contain one of these, by comma"
     )
     parser.add_argument(
-        "--seconds", type=float, default=0.7, help="how long each load is measured (default 0.7)"
+        "--turns", type=int, default=4, help="how often each server is loaded in a round"
     )
     parser.add_argument("--uvloop", action="store_true", help="run the servers on uvloop")
     parser.add_argument(
         "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
     )
     options = parser.parse_args(arguments)
-    options.only = [name for name in options.only.split(",") if name] or list(SCENARIOS)
-    unknown = sorted(set(options.only) - set(SCENARIOS))
+    options.only = [name for name in options.only.split(",") if name] or list(COMPARISONS)
+    unknown = sorted(set(options.only) - set(COMPARISONS))
     if unknown:
-        parser.error(f"unknown doors {unknown}; there are {list(SCENARIOS)}")
+        parser.error(f"unknown doors {unknown}; there are {list(COMPARISONS)}")
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    if not options.seconds > 0:
-        parser.error(f"--seconds must be above 0, got {options.seconds}")
+    if options.turns < 1:
+        parser.error(f"--turns must be at least 1, got {options.turns}")
     options.variants = [part for part in options.variants.split(",") if part]
     return options
 
@@ -58,25 +58,29 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; 1 where a server failed or gave a wrong answer, whatever the ratios say."""
     options = parse(arguments)
-    rounds = 1 if options.quick else options.rounds
-    settings = Settings(seconds=0.1 if options.quick else options.seconds, uvloop=options.uvloop)
+    schedule = (
+        Schedule(rounds=1, turns=1, seconds=0.05, warm_up=0.05, uvloop=options.uvloop)
+        if options.quick
+        else Schedule(rounds=options.rounds, turns=options.turns, uvloop=options.uvloop)
+    )
+    cores = Cores.choose()
     described = machine.describe()
-    described["server_core"], described["load_core"] = CORES.server, CORES.load
+    described["server_core"], described["load_core"] = cores.server, cores.load
     compile_modules()
     os.environ.update(ENVIRONMENT)
-    if CORES.load is not None:
-        os.sched_setaffinity(0, {CORES.load})
+    if cores.load is not None:
+        os.sched_setaffinity(0, {cores.load})
     print(f"{described['cpu']}, {described['cores']} cores, Python {described['python']}")
     outcomes = []
     for name in options.only:
-        scenario = SCENARIOS[name]
-        limit = SECONDS_PER_SERVER * rounds * len(scenario.variants)
+        comparison = COMPARISONS[name]
+        limit = SECONDS_PER_SERVER * schedule.rounds * len(comparison.contenders)
         faulthandler.dump_traceback_later(limit, exit=True)
         outcomes.append(
             run(
-                scenario,
-                settings,
-                rounds,
+                comparison,
+                schedule,
+                cores,
                 only=options.variants,
                 progress=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
             )
@@ -84,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         faulthandler.cancel_dump_traceback_later()
         print_outcome(outcomes[-1])
     options.out.mkdir(parents=True, exist_ok=True)
-    record = {**dataclasses.asdict(settings), "in_flight": list(IN_FLIGHT)}
+    record = {**dataclasses.asdict(schedule), "in_flight": list(IN_FLIGHT)}
     report.write_json(options.out / "serving.json", outcomes, described, record)
     if importlib.util.find_spec("matplotlib"):
         from benchmarks.serving import plot

@@ -20,9 +20,13 @@ class Http1Connection(Connection):
         self._asked = 0.0
 
     def start(self) -> None:
+        self.ask_once(perf_counter())
+
+    def ask_once(self, asked: float) -> None:
+        """Send the next request, whose latency counts from `asked`; none may be under way."""
         assert self.transport is not None
         self._number = self.load.ask()
-        self._asked = perf_counter()
+        self._asked = asked
         self.transport.write(self.load.questions.requests[self._number])
 
     def data_received(self, data: bytes) -> None:

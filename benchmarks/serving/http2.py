@@ -68,7 +68,7 @@ class Http2Connection(Connection):
         self._under_way: dict[int, tuple[int, float]] = {}
         self._bodies: dict[int, bytes] = {}
         self._room = _FIRST_WINDOW  # bytes of data that the server takes before it gives more
-        self._waiting: deque[int] = deque()  # rows that wait for room
+        self._waiting: deque[tuple[int, float]] = deque()  # rows that wait for room, since when
         self._headers = _literals(load.questions.path)
         self._messages = [
             b"\0" + len(request).to_bytes(4, "big") + request for request in load.questions.requests
@@ -86,18 +86,23 @@ class Http2Connection(Connection):
             self._ask()
         self._flush()
 
-    def _ask(self) -> None:
-        self._send(self.load.ask())
+    def ask_once(self, asked: float) -> None:
+        """Send one more request, whose latency counts from `asked`."""
+        self._send(self.load.ask(), asked)
+        self._flush()
 
-    def _send(self, number: int) -> None:
+    def _ask(self) -> None:
+        self._send(self.load.ask(), perf_counter())
+
+    def _send(self, number: int, asked: float) -> None:
         message = self._messages[number]
         if len(message) > self._room:
-            self._waiting.append(number)
+            self._waiting.append((number, asked))
             return
         self._room -= len(message)
         stream = self._stream
         self._stream = stream + 2
-        self._under_way[stream] = number, perf_counter()
+        self._under_way[stream] = number, asked
         self._out += frame(_HEADERS, _END_HEADERS, stream, self._headers)
         self._out += frame(_DATA, _END_STREAM, stream, message)
         self._headers = _POST + _HTTP + _REMEMBERED
@@ -137,8 +142,8 @@ class Http2Connection(Connection):
         elif kind == _WINDOW and stream == 0:
             self._room += int.from_bytes(payload, "big")
             waiting, self._waiting = self._waiting, deque()
-            for number in waiting:
-                self._send(number)
+            for number, asked in waiting:
+                self._send(number, asked)
         elif kind in (_RESET, _GOAWAY, _MORE):
             self.load.fail(RuntimeError(f"the server sent a frame of type {kind}: {payload!r}"))
 

@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self.transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self.load.running:
+        if not self.load.closing:
             self.load.fail(error or ConnectionError("the server closed a connection"))
 
 
@@ -68,6 +68,7 @@ class Load:
         self.latencies: list[float] = []
         self.counting = False
         self.running = True
+        self.closing = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next = 0
         self._under_way = 0
@@ -109,6 +110,11 @@ class Load:
     async def _wait_for_the_last(self) -> None:
         await self._all_answered.wait()
 
+    def resume(self) -> None:
+        """Let the connections ask again."""
+        self.running = True
+        self._all_answered.clear()
+
     async def finish(self) -> None:
         """Ask no more, and wait for what was asked."""
         self.running = False
@@ -137,46 +143,69 @@ class _Reading:
         return cls(perf_counter(), server.cpu(), time.process_time())
 
 
-async def closed_loop(
-    server: Server,
-    connect: Connect,
-    questions: Questions,
-    *,
-    in_flight: int,
-    warm_up: float,
-    seconds: float,
-) -> Metrics:
-    """Keep `in_flight` requests under way; read the loop while it runs, then let it run out."""
-    load = Load(questions, in_flight)
-    loop = asyncio.get_running_loop()
-    connections = connect(load)
-    for connection in connections:
-        opening = loop.create_connection(functools.partial(_same, connection), HOST, server.port)
-        await asyncio.wait_for(opening, PATIENCE)
-    try:
-        for connection in connections:
+class Client:
+    """A load on one server that can be put on again and again, over the same connections.
+
+    Between its turns a server has nothing to do, so that many can be measured in turns: a machine
+    that is slower for a moment, or for some seconds, is slower for all of them.
+
+    Args:
+        server: On which the load is put.
+        connect: Makes its connections.
+        questions: What is asked.
+        in_flight: How many requests are under way during a turn.
+    """
+
+    def __init__(
+        self, server: Server, connect: Connect, questions: Questions, in_flight: int
+    ) -> None:
+        self._server = server
+        self._load = Load(questions, in_flight)
+        self._connections = connect(self._load)
+        self._elapsed = self._server_cpu = self._own_cpu = 0.0
+
+    async def open(self) -> None:
+        """Connect."""
+        for connection in self._connections:
+            opening = asyncio.get_running_loop().create_connection(
+                functools.partial(_same, connection), HOST, self._server.port
+            )
+            await asyncio.wait_for(opening, PATIENCE)
+
+    async def turn(self, warm_up: float, seconds: float) -> None:
+        """Load the server; count for `seconds` after `warm_up`, then let the load run out."""
+        load = self._load
+        load.resume()
+        for connection in self._connections:
             connection.start()
         await load.wait(warm_up)
+        counted = len(load.latencies)
         load.counting = True
-        before = _Reading.now(server)
+        before = _Reading.now(self._server)
         await load.wait(seconds)
-        while not load.latencies and perf_counter() - before.clock < PATIENCE:
+        while len(load.latencies) == counted and perf_counter() - before.clock < PATIENCE:
             await load.wait(seconds)  # a machine that is too busy for so short a time
-        after = _Reading.now(server)
+        after = _Reading.now(self._server)
         load.counting = False
         await load.finish()
-    finally:
-        for connection in connections:
+        self._elapsed += after.clock - before.clock
+        self._server_cpu += after.server - before.server
+        self._own_cpu += after.own - before.own
+
+    def metrics(self) -> Metrics:
+        """What all turns together reached."""
+        answers = len(self._load.latencies)
+        return {
+            "throughput": answers / self._elapsed,
+            **percentiles(self._load.latencies),
+            "cpu_us": self._server_cpu / answers * 1e6,
+            "memory": self._server.peak_memory(),
+            "server_busy": self._server_cpu / self._elapsed,
+            "load_busy": self._own_cpu / self._elapsed,
+        }
+
+    def close(self) -> None:
+        """Hang up."""
+        self._load.closing = True
+        for connection in self._connections:
             connection.close()
-    elapsed = after.clock - before.clock
-    answers = len(load.latencies)
-    if not answers:
-        raise RuntimeError(f"no answer came within {elapsed:.2f} s")
-    return {
-        "throughput": answers / elapsed,
-        **percentiles(load.latencies),
-        "cpu_us": (after.server - before.server) / answers * 1e6,
-        "memory": server.peak_memory(),
-        "server_busy": (after.server - before.server) / elapsed,
-        "load_busy": (after.own - before.own) / elapsed,
-    }

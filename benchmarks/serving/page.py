@@ -31,9 +31,9 @@ Not yet measured on a quiet machine.
 """
 
 READING = """
-Each server runs on one core, the load on the other; *server %* and *load %* are how busy they kept
-them. *Alone* calls the model in the endpoint, and *(again)* is the same server a second time in
-each round: the two differ by noise alone. *By hand* are the asyncio batchers of
+Each server runs on one core, the load on the other, and all take turns; *server %* and *load %* are
+how busy they kept them. *Alone* calls the model in the endpoint, and *(again)* is the same server a
+second time in each round: the two differ by noise alone. *By hand* are the asyncio batchers of
 [benchmarks/baselines](../../benchmarks/baselines), with the model in an executor, in a thread of
 their own, or on the loop. A ratio is taken within each round; the cells have the median and the
 rounds' range, and call it **worse** or better if every round says so, level otherwise. For requests
@@ -91,7 +91,8 @@ def machine(record: dict[str, Any], rounds: int) -> str:
     return (
         f"\nMeasured on {named['date'][:10]} on {named['cores']} virtual cores, {named['cpu']}, "
         f"{system}, CPython {named['python']}; {loop}; {rounds} rounds of "
-        f"{settings['seconds']:g} s each. {versions}. [All figures](serving.json).\n"
+        f"{settings['turns']} turns of {settings['seconds']:g} s. "
+        f"{versions}. [All figures](serving.json).\n"
     )
 
 

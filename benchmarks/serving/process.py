@@ -10,7 +10,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,13 @@ def serving(
         command.append("--default-gc")
     if core is not None:
         command += ["--core", str(core)]
+    with started(command) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str]) -> Iterator[Server]:
+    """Yield the server that a command starts, once it has printed {"port": ...}; ends it after."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=environment())
     assert process.stdout is not None
     try:
@@ -96,7 +103,7 @@ def serving(
             selector.register(process.stdout, selectors.EVENT_READ)
             line = process.stdout.readline() if selector.select(PATIENCE) else b""
         if not line:
-            raise RuntimeError(f"the server {door} {kind} did not start")
+            raise RuntimeError(f"the server did not start: {' '.join(command)}")
         yield Server(process.pid, json.loads(line)["port"])
     finally:
         process.kill()

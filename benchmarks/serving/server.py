@@ -61,6 +61,7 @@ def serve_http(kind: str, model: Model, loop: str, listening: Listening) -> None
         ws="none",
         access_log=False,
         log_level="warning",
+        timeout_keep_alive=600,  # connections rest while other servers have their turns
     )
     # Named, since asyncio switches Nagle's algorithm off only where the protocol says TCP.
     with socket.socket(proto=socket.IPPROTO_TCP) as bound:

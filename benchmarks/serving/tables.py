@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks import report
 from benchmarks.harness import Outcome, Verdict
-from benchmarks.serving.variants import AGAIN, FIGURES, IN_FLIGHT, PAIRS, columns, label
+from benchmarks.serving.variants import AGAIN, COMPARISONS, FIGURES, IN_FLIGHT, columns, label
 
 ENOUGH_ROUNDS = 5
 FIGURE_NAMES = {"throughput": "requests/s", "p50": "p50", "p99": "p99", "memory": "peak memory"}
@@ -38,7 +38,7 @@ def cell(verdict: Verdict, rounds: int) -> str:
 def ratios(outcome: Outcome, in_flight: int) -> Iterator[report.Row]:
     """A row for each pair: ours, theirs, and a cell for each figure."""
     verdicts = {verdict.label: verdict for verdict in outcome.verdicts}
-    for pair in PAIRS[outcome.name]:
+    for pair in COMPARISONS[outcome.name].pairs:
         cells = [
             cell(verdicts[label(pair, f"{figure}_{in_flight}")], outcome.rounds)
             for figure in FIGURES
@@ -50,7 +50,7 @@ def worse(outcome: Outcome) -> dict[str, list[str]]:
     """What is worse beyond noise, by pair; the pair that shows the noise is left out."""
     verdicts = {verdict.label: verdict for verdict in outcome.verdicts}
     found: dict[str, list[str]] = {}
-    for pair in PAIRS[outcome.name]:
+    for pair in COMPARISONS[outcome.name].pairs:
         for figure, title in FIGURE_NAMES.items():
             for in_flight in IN_FLIGHT:
                 verdict = verdicts[label(pair, f"{figure}_{in_flight}")]

@@ -1,23 +1,18 @@
-"""The servers side by side, as scenarios of the harness: variants, columns, who must not lose."""
+"""The servers side by side: who they are, what is shown of them, and who must not lose."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness import Column, Metrics, Round, Scenario, Settings, Target, Variant
-from benchmarks.loads import run_in_loop
+from benchmarks.harness import Column, Round, Target
 from benchmarks.serving import doors, http1, http2, questions
-from benchmarks.serving.load import Connect, closed_loop
-from benchmarks.serving.process import Cores, serving
+from benchmarks.serving.load import Connect
 from benchmarks.serving.questions import Questions
 
 IN_FLIGHT = (64, 256)
-WARM_UP = 0.25
 AGAIN = "(again)"
 DEFAULT_GC = ", default GC"
-CORES = Cores.choose()
 
 FIGURES = {"throughput": True, "p50": False, "p99": False, "memory": False}
 """What is compared, and whether more is better."""
@@ -36,38 +31,26 @@ CONNECT: dict[str, Connect] = {"http": http1.connections, "grpc": http2.connecti
 Ask = Callable[[], Questions]
 
 
-def measure(door: str, kind: str, ask: Ask, default_gc: bool, settings: Settings) -> Metrics:
-    """Start a server, put each load on it in turn, and end it."""
-    metrics: Metrics = {}
-    asked = ask()
-    with serving(
-        door, kind, core=CORES.server, uvloop=settings.uvloop, default_gc=default_gc
-    ) as server:
-        for in_flight in IN_FLIGHT:
-            load = functools.partial(
-                closed_loop,
-                server,
-                CONNECT[door],
-                asked,
-                in_flight=in_flight,
-                warm_up=min(WARM_UP, settings.seconds),
-                seconds=settings.seconds,
-            )
-            reached = run_in_loop(load)
-            metrics.update({f"{name}_{in_flight}": value for name, value in reached.items()})
-    return metrics
+@dataclass(frozen=True)
+class Contender:
+    """One server: what it is called, how it is started, what it is asked."""
+
+    name: str
+    door: str
+    kind: str
+    ask: Ask
+    default_gc: bool = False
+    available: Callable[[], bool] = lambda: True
 
 
-def variant(
-    name: str,
-    door: str,
-    kind: str,
-    ask: Ask,
-    *,
-    default_gc: bool = False,
-    available: Callable[[], bool] = lambda: True,
-) -> Variant:
-    return Variant(name, functools.partial(measure, door, kind, ask, default_gc), available)
+@dataclass(frozen=True)
+class Comparison:
+    """Servers that are measured in turns, and the pairs of them that are compared."""
+
+    name: str
+    question: str
+    contenders: Sequence[Contender]
+    pairs: Sequence[Pair]
 
 
 def columns(in_flight: int) -> list[Column]:
@@ -95,7 +78,7 @@ def target(pair: Pair, metric: str, more_is_better: bool) -> Target:
     return Target(label(pair, metric), figure, 1.0, more_is_better, "x", every_round=True)
 
 
-def targets(pairs: list[Pair]) -> list[Target]:
+def targets(pairs: Sequence[Pair]) -> list[Target]:
     return [
         target(pair, f"{figure}_{in_flight}", more_is_better)
         for in_flight in IN_FLIGHT
@@ -117,7 +100,7 @@ def pairs(service: str) -> list[Pair]:
     ]
 
 
-def variants(service: str, door: str, ask: Ask) -> list[Variant]:
+def contenders(service: str, door: str, ask: Ask) -> list[Contender]:
     """The same service alone (twice, for the noise), batched by hand, and with tidegate."""
     kinds = {
         f"{service} alone": "alone",
@@ -128,61 +111,56 @@ def variants(service: str, door: str, ask: Ask) -> list[Variant]:
         f"{service} + tidegate": "tidegate",
         f"{service} + tidegate inline": "tidegate-inline",
     }
-    return [variant(name, door, kind, ask) for name, kind in kinds.items()]
+    return [Contender(name, door, kind, ask) for name, kind in kinds.items()]
 
 
-def with_default_gc() -> list[Variant]:
+def with_default_gc() -> list[Contender]:
     """FastAPI with the garbage collector as it is in a new process."""
     kinds = {"alone": "alone", "+ own thread by hand": "thread", "+ tidegate": "tidegate"}
     return [
-        variant(f"FastAPI {name}{DEFAULT_GC}", "http", kind, questions.plain_json, default_gc=True)
+        Contender(
+            f"FastAPI {name}{DEFAULT_GC}", "http", kind, questions.plain_json, default_gc=True
+        )
         for name, kind in kinds.items()
     ]
 
 
-PAIRS = {
-    "http": [
+def http_door(encoding: str, ask: Ask) -> Contender:
+    name = f"tidegate asgi ({encoding})"
+    return Contender(name, "http", "door", ask, available=doors.has_http_door)
+
+
+def grpc_door(method: str, ask: Ask) -> Contender:
+    name = f"tidegate grpc ({method})"
+    return Contender(name, "grpc", "door", ask, available=doors.has_grpc_door)
+
+
+HTTP = Comparison(
+    name="http",
+    question="FastAPI under uvicorn, HTTP/1.1 with JSON",
+    contenders=[
+        *contenders("FastAPI", "http", questions.plain_json),
+        *with_default_gc(),
+        Contender("FastAPI alone (def)", "http", "alone-def", questions.plain_json),
+        http_door("JSON", questions.protocol_json),
+        http_door("binary", questions.protocol_binary),
+    ],
+    pairs=[
         *pairs("FastAPI"),
         Pair(f"FastAPI + tidegate{DEFAULT_GC}", f"FastAPI alone{DEFAULT_GC}"),
         Pair(f"FastAPI + tidegate{DEFAULT_GC}", f"FastAPI + own thread by hand{DEFAULT_GC}"),
     ],
-    "grpc": pairs("grpc.aio"),
-}
-
-HTTP = Scenario(
-    name="http",
-    question="FastAPI under uvicorn, HTTP/1.1 with JSON",
-    variants=[
-        *variants("FastAPI", "http", questions.plain_json),
-        *with_default_gc(),
-        variant("FastAPI alone (def)", "http", "alone-def", questions.plain_json),
-        *(
-            variant(f"tidegate asgi ({name})", "http", "door", ask, available=doors.has_http_door)
-            for name, ask in (
-                ("JSON", questions.protocol_json),
-                ("binary", questions.protocol_binary),
-            )
-        ),
-    ],
-    columns=[],  # one table for each of IN_FLIGHT: see columns()
-    targets=targets(PAIRS["http"]),
 )
 
-GRPC = Scenario(
+GRPC = Comparison(
     name="grpc",
     question="grpc.aio, float32 numbers as bytes",
-    variants=[
-        *variants("grpc.aio", "grpc", questions.plain_bytes),
-        *(
-            variant(f"tidegate grpc ({name})", "grpc", "door", ask, available=doors.has_grpc_door)
-            for name, ask in (
-                ("ModelInfer", questions.protocol_raw),
-                ("Predict", questions.features),
-            )
-        ),
+    contenders=[
+        *contenders("grpc.aio", "grpc", questions.plain_bytes),
+        grpc_door("ModelInfer", questions.protocol_raw),
+        grpc_door("Predict", questions.features),
     ],
-    columns=[],
-    targets=targets(PAIRS["grpc"]),
+    pairs=pairs("grpc.aio"),
 )
 
-SCENARIOS = {scenario.name: scenario for scenario in (HTTP, GRPC)}
+COMPARISONS = {comparison.name: comparison for comparison in (HTTP, GRPC)}

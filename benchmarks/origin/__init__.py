@@ -1,0 +1,1 @@
+"""The table of the write-up that tidegate descends from: a Go inference server, FastAPI, tidegate."""
