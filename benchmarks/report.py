@@ -31,7 +31,8 @@ def _figure(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".strip() if unit != "x" else f"{value:.2f} x"
 
 
-def _target_row(outcome: Outcome, verdict: Verdict) -> Row:
+def target_row(outcome: Outcome, verdict: Verdict) -> Row:
+    """Scenario, figure, target, median, the range of the rounds, and whether it was reached."""
     sign = "≥" if verdict.at_least else "≤"
     target = f"{sign} {_figure(verdict.limit, verdict.unit)}"
     if verdict.spread is None:
@@ -86,7 +87,7 @@ def print_scenario(outcome: Outcome, columns: Sequence[Column]) -> None:
 
 def print_targets(outcomes: Sequence[Outcome]) -> None:
     """Print the one table of ratios against targets."""
-    rows = [_target_row(outcome, verdict) for outcome in outcomes for verdict in outcome.verdicts]
+    rows = [target_row(outcome, verdict) for outcome in outcomes for verdict in outcome.verdicts]
     header = ("scenario", "figure", "target", "median", "rounds", "reached")
     print_table("Ratios and figures against their targets", header, rows)
 

@@ -1,0 +1,1 @@
+"""The table of the write-up that tidegate descends from: Go, FastAPI, grpc.aio, tidegate."""

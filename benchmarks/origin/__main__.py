@@ -1,0 +1,110 @@
+"""Rebuilds the table of the write-up that tidegate descends from: `python -m benchmarks.origin`.
+
+The Go inference server, direct and batched, FastAPI and grpc.aio, each alone, batched by hand and
+with tidegate, and tidegate's native front end: every server in a process of its own, all with the
+same weights, every server's answers checked. It needs Go, grpc-go and h2load, and says how to get
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import machine, report
+from benchmarks.compare import ROOT
+from benchmarks.origin import contenders, rounds, tables, tools
+from benchmarks.origin.contenders import WORKLOADS
+from benchmarks.serving.process import ENVIRONMENT, Cores, compile_modules
+
+SECONDS_PER_SERVER = 120.0
+"""No server comes near this in one round; the program ends, with its stacks, after as many."""
+
+QUICK_SECONDS = 0.1
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks.origin", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
+    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
+    parser.add_argument("--only", default="", help="workloads: " + ",".join(WORKLOADS))
+    parser.add_argument(
+        "--variants", default="", help="only servers whose names contain one of these, by comma"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="how long each cell is measured (default 1)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
+    )
+    options = parser.parse_args(arguments)
+    options.only = [name for name in options.only.split(",") if name] or list(WORKLOADS)
+    unknown = sorted(set(options.only) - set(WORKLOADS))
+    if unknown:
+        parser.error(f"unknown workloads {unknown}; there are {list(WORKLOADS)}")
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    if not options.seconds > 0:
+        parser.error(f"--seconds must be above 0, got {options.seconds}")
+    options.variants = [part for part in options.variants.split(",") if part]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; 1 where a server failed or answered wrongly, 2 where something is missing."""
+    options = parse(arguments)
+    try:
+        tools.require()
+    except tools.MissingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    cores = Cores.choose()
+    described = {**machine.describe(), "tools": tools.versions()}
+    described["server_core"], described["load_core"] = cores.server, cores.load
+    options.out.mkdir(parents=True, exist_ok=True)
+    builds = ROOT / "benchmarks" / "results" / "origin-builds"
+    print("building the Go server (the first time takes a minute)", file=sys.stderr, flush=True)
+    go, trivial = tools.build_go(builds), tools.build_trivial(builds)
+    compile_modules()
+    os.environ.update(ENVIRONMENT)
+    print(f"{described['cpu']}, {described['cores']} cores, Python {described['python']}")
+    seconds = QUICK_SECONDS if options.quick else options.seconds
+    outcomes = []
+    with tempfile.TemporaryDirectory() as folder:
+        plan = rounds.Plan(
+            files=rounds.prepare(Path(folder), go, trivial),
+            cores=cores,
+            seconds=seconds,
+            rounds=1 if options.quick else options.rounds,
+            only=options.variants,
+        )
+        described["go_model_us"] = tools.go_model_seconds(go, plan.files.weights) * 1e6
+        for name in options.only:
+            workload = WORKLOADS[name]
+            limit = SECONDS_PER_SERVER * plan.rounds * len(contenders.of(workload))
+            faulthandler.dump_traceback_later(limit, exit=True)
+            outcomes.append(
+                rounds.measure(
+                    workload, plan, lambda text: print(f"  {text}", file=sys.stderr, flush=True)
+                )
+            )
+            faulthandler.cancel_dump_traceback_later()
+            tables.print_outcome(outcomes[-1])
+    tables.print_all(outcomes)
+    report.write_json(options.out / "origin.json", outcomes, described, {"seconds": seconds})
+    if importlib.util.find_spec("matplotlib"):
+        from benchmarks.origin import plot
+
+        plot.write(outcomes, options.out)
+    print(f"Results are in {options.out}")
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
