@@ -23,9 +23,14 @@ import grpc.aio
 import numpy as np
 
 from tests.gated import PATIENCE
-from tests.serving.grpc_door import MODEL_INFER, PREDICT, raw_request, typed_request
+from tests.serving.grpc_door import (
+    MODEL_INFER,
+    PREDICT,
+    living_futures,
+    raw_request,
+    typed_request,
+)
 from tests.serving.models import offered, values_of
-from tidegate import Future
 from tidegate.serving import Limits
 from tidegate.serving._proto import open_inference_pb2 as pb
 from tidegate.serving._proto import tidegate_v1_pb2 as v1
@@ -268,6 +273,7 @@ def fuzz(*, count: int, seed: int) -> Report:
 
 
 async def _fuzz(count: int, chance: random.Random) -> Report:
+    others = living_futures()  # of tests that ran before
     report = Report()
     cases = seeds()
     with offered() as models:
@@ -292,8 +298,7 @@ async def _fuzz(count: int, chance: random.Random) -> Report:
             await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
             report.growth = _memory() - early
         await server.stop(None)
-    gc.collect()
-    report.futures = sum(issubclass(type(each), Future) for each in gc.get_objects())
+    report.futures = living_futures() - others
     return report
 
 

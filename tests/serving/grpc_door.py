@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from google.protobuf.message import Message
 
 from tests.gated import PATIENCE
+from tidegate import Future
 from tidegate.serving import Limits, Models, Tokens
 from tidegate.serving._proto import open_inference_pb2 as pb
 from tidegate.serving._proto import tidegate_v1_pb2 as v1
@@ -145,6 +147,13 @@ def in_loop(work: Coroutine[Any, Any, Any]) -> Any:
         _loops.append(asyncio.new_event_loop())
         threading.Thread(target=_loops[0].run_forever, daemon=True).start()
     return asyncio.run_coroutine_threadsafe(work, _loops[0]).result(2 * PATIENCE)
+
+
+def living_futures() -> int:
+    """How many futures of requests there are in the process."""
+    gc.collect()
+    # By its type: some objects of other libraries do not like to be asked what they are.
+    return sum(issubclass(type(each), Future) for each in gc.get_objects())
 
 
 # Messages
