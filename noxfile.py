@@ -154,3 +154,10 @@ def bench_serving(session: nox.Session) -> None:
     """Web services alone, batched by hand and with tidegate, with their tables and plots."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks.serving", *session.posargs)
+
+
+@nox.session
+def bench_origin(session: nox.Session) -> None:
+    """The Go server that tidegate descends from beside it; says what to install besides."""
+    session.install(".[bench]")
+    session.run("python", "-m", "benchmarks.origin", *session.posargs)

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
 
 from benchmarks.harness import Metrics, Outcome, Round, Spread, verdict_of
-from benchmarks.models import WrongAnswerError, perceptron
+from benchmarks.models import ACCELERATOR_SECONDS, WrongAnswerError, perceptron
 from benchmarks.origin import __main__ as command
 from benchmarks.origin import contenders, h2load, page, questions, tables, targets, tools, weights
 from benchmarks.origin.contenders import CELLS, GO, NATIVE, NUMPY, WORKLOADS
@@ -169,11 +170,21 @@ def test_a_server_with_other_weights_is_noticed(name: str, files: contenders.Fil
         contender.check(server.port)
 
 
+def test_the_accelerator_takes_its_time_for_each_call(files: contenders.Files) -> None:
+    calls = weights.Calls(files.calls)
+    model = weights.model(files.weights, calls, accelerator=True)
+    started_at = perf_counter()
+    for _ in range(5):
+        model(asked.ROWS[:1])
+    assert perf_counter() - started_at >= 5 * ACCELERATOR_SECONDS
+    assert calls.read() == 5
+
+
 def test_a_quick_table_is_measured_and_written(tmp_path: Path) -> None:
     if tools.missing():
         pytest.skip(f"needs Debian's {', '.join(tools.missing())}")
     pytest.importorskip("tidegate._frontend", reason="the native front end was not built")
-    arguments = ["--quick", "--out", str(tmp_path), "--only", "mlp,accelerator"]
+    arguments = ["--quick", "--out", str(tmp_path), "--only", "mlp"]
     arguments += ["--variants", "Go,native,NumPy,FastAPI + tidegate"]
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.origin", *arguments],

@@ -21,7 +21,7 @@ from benchmarks.origin.weights import Calls, model
 from benchmarks.serving.batchers import MAX_BATCH_SIZE, Model
 
 KINDS = ("fastapi", "grpc", "native", "numpy")
-BATCHED = ("alone", "thread", "tidegate")
+BATCHED = ("alone", "thread", "thread-5ms", "tidegate")
 
 
 def ready(port: int) -> None:

@@ -13,7 +13,15 @@ MAX_BATCH_SIZE = 64
 Model = Callable[[np.ndarray], np.ndarray]
 Submit = Callable[[np.ndarray], Awaitable[Any]]
 
-BY_HAND = {"executor": "ExecutorBatcher", "thread": "ThreadBatcher", "inline": "InlineBatcher"}
+BY_HAND = {
+    "executor": "ExecutorBatcher",
+    "thread": "ThreadBatcher",
+    "thread-5ms": "ThreadBatcher",
+    "inline": "InlineBatcher",
+}
+WINDOWS = {"thread-5ms": 0.005}
+"""Seconds that a batcher written by hand gathers rows while its model is idle; 0 for others."""
+
 TIDEGATE = {"tidegate": "thread", "tidegate-inline": "inline"}
 KINDS = (*BY_HAND, *TIDEGATE)
 
@@ -38,6 +46,8 @@ async def batching(kind: str, model: Model) -> AsyncIterator[Submit]:
     else:
         from benchmarks.baselines import asyncio_batcher
 
-        made = getattr(asyncio_batcher, BY_HAND[kind])(model, max_batch_size=MAX_BATCH_SIZE)
+        made = getattr(asyncio_batcher, BY_HAND[kind])(
+            model, max_batch_size=MAX_BATCH_SIZE, window=WINDOWS.get(kind, 0.0)
+        )
         with contextlib.closing(made):
             yield made.submit
