@@ -79,7 +79,6 @@ def build_go(folder: Path) -> Path:
         GO111MODULE="off",
         GOPATH=str(GOCODE),
         GOFLAGS="",
-        GOCACHE=str(folder / "go-cache"),
     )
 
 
