@@ -36,7 +36,8 @@ void Engine::linger(Executor& executor, Lock& lock) noexcept {
                          std::memory_order_seq_cst);
     const Nanos start = clock_.now();
     const Nanos end = start + linger_.longest();
-    const Nanos gap = linger_.gap();
+    // Who was answered just now has to wake up and ask again before any row comes.
+    Nanos gap = linger_.first_gap();
     std::uint32_t rows = rows_waiting();
     Nanos now = start;
     while (rows < linger_target_.load(std::memory_order_relaxed) && now < end) {
@@ -47,6 +48,7 @@ void Engine::linger(Executor& executor, Lock& lock) noexcept {
         const std::uint32_t before = rows;
         rows = rows_waiting();
         if (rows == before) break;  // arrivals have paused
+        gap = linger_.gap();
     }
     if (executor.state == ExecutorState::Lingering) {
         stop_lingering();

@@ -7,6 +7,7 @@ namespace tidegate {
 
 namespace {
 
+constexpr Nanos kLongestReturn = 500 * kMicrosecond;
 constexpr std::uint32_t kTryAgainAfter = 32;  // refusals between two trials that keep it honest
 
 Nanos blend(Nanos average, Nanos sample) noexcept { return average + (sample - average) / 8; }
@@ -53,6 +54,10 @@ void Linger::record_linger(std::uint32_t first, std::uint32_t rows, Nanos waited
     // The mean pause between arrivals, eight times over, within bounds.
     const Nanos pause = 8 * waited / gained;
     gap_.store(std::clamp(blend(gap_.load(relaxed), pause), kShortestGap, kLongestGap), relaxed);
+}
+
+Nanos Linger::first_gap() const noexcept {
+    return std::max(gap(), std::min(service_.load(std::memory_order_relaxed) / 4, kLongestReturn));
 }
 
 Nanos Linger::longest() const noexcept {

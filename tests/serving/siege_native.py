@@ -70,7 +70,7 @@ def slow_loris(address: Address, over: Callable[[], bool]) -> None:
 
 def zero_windows(address: Address, over: Callable[[], bool]) -> None:
     """Two hundred clients that ask for a hundred answers each and take none."""
-    clients = []
+    clients: list[Http2] = []
     while not over():
         if len(clients) < 200:
             client = Http2(address)
@@ -84,7 +84,7 @@ def zero_windows(address: Address, over: Callable[[], bool]) -> None:
 
 def idle_connections(address: Address, over: Callable[[], bool]) -> None:
     """Ten thousand connections that have greeted and say nothing more."""
-    clients = []
+    clients: list[socket.socket] = []
     for _ in range(10_000):
         made = socket.create_connection(address)
         made.sendall(PREFACE + SettingsFrame(0).serialize())

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame
 
+from tests import child
 from tests.gated import PATIENCE, Gated
 from tests.serving.grpc_door import Door, failure_of, raw_request, typed_request
 from tests.serving.http2 import Http2
 from tidegate import Batcher, ConfigError, TensorSpec
 from tidegate.serving import Limits, Models, Served, Tensor
 from tidegate.serving._proto import tidegate_v1_pb2 as v1
-from tidegate.serving.native import NativeServer
+from tidegate.serving.native import OPEN_PATHS, PATHS, NativeServer
+from tidegate.serving.native_calls import Calls
 
 pytest.importorskip("tidegate._frontend", reason="the native front end was not built")
 
@@ -98,6 +100,28 @@ def test_plain_requests_never_reach_python(stack: ExitStack) -> None:
     assert counts["requests"] == 30
     assert counts["python_requests"] == 0
     assert offered.batcher.statistics().completed == 30
+
+
+def test_the_methods_that_python_answers_are_those_that_are_handed_to_it() -> None:
+    calls = Calls(Models(), Limits(), lambda *_: None, lambda: None)
+    assert sorted(PATHS) == sorted(calls.paths)
+    assert list(OPEN_PATHS) == calls.open_paths
+
+
+def test_serving_natively_imports_neither_grpc_nor_protobuf() -> None:
+    printed = child.run(
+        """
+        import sys, numpy
+        from tidegate import Batcher, TensorSpec
+        from tidegate.serving import Models, Served
+        from tidegate.serving.native import NativeServer
+        spec = TensorSpec((3,), "float32")
+        with Batcher(lambda rows: rows, inputs=spec) as batcher:
+            with NativeServer(Models(Served("m", batcher, outputs=spec))) as server:
+                print({"grpc", "google.protobuf"} & set(sys.modules))
+        """
+    )
+    assert printed == "set()\n"
 
 
 def test_conversions_and_errors_are_pythons(stack: ExitStack) -> None:

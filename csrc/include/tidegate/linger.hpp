@@ -33,6 +33,9 @@ class Linger {
     void record_linger(std::uint32_t first, std::uint32_t rows, Nanos waited) noexcept;
     /// How long arrivals may pause before lingering ends.
     Nanos gap() const noexcept { return gap_.load(std::memory_order_relaxed); }
+    /// How long the first of those who were just answered may take to come back: they have to wake
+    /// up, perhaps on a core that sleeps, and be scheduled. Longer than gap() if runs are long.
+    Nanos first_gap() const noexcept;
     /// How long a batch takes to run, on average.
     Nanos service() const noexcept { return service_.load(std::memory_order_relaxed); }
     /// The longest that lingering can pay: no longer than a run takes.

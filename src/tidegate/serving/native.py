@@ -31,6 +31,24 @@ _HOW_TO_GET_IT = (
     "OpenSSL and zlib (Debian: apt install libnghttp2-dev libssl-dev zlib1g-dev pkg-config); "
     "install them and reinstall tidegate, or serve with --grpc-backend python"
 )
+# The methods that Calls answers and the one of them that needs no token. Named here too, so that
+# protobuf and grpcio are imported when the first such call comes: they take 20 MB.
+PATHS = (
+    *(
+        f"/inference.GRPCInferenceService/{name}"
+        for name in (
+            "ServerLive",
+            "ServerReady",
+            "ModelReady",
+            "ServerMetadata",
+            "ModelMetadata",
+            "ModelInfer",
+        )
+    ),
+    "/tidegate.v1.Inference/Predict",
+    "/grpc.health.v1.Health/Check",
+)
+OPEN_PATHS = ("/grpc.health.v1.Health/Check",)
 # The front end takes the core's table of functions from an engine that serves nothing.
 _NO_ENGINE = _engine.Engine(
     _engine.Policy(max_batch_size=1, max_queue_delay=0.0, max_queue_size=0, caller_runs=False)
@@ -143,16 +161,14 @@ class NativeServer:
             ConfigError: The server was started before, or a certificate cannot be used.
         """
         from tidegate._frontend import Server
-        from tidegate.serving.native_calls import Calls
 
         if self._server is not None:
             raise ConfigError("the server was started before; make another")
-        self._calls = Calls(self._models, self._limits, self._reply, self._learned)
         try:
             self._server = Server(
                 capsule=_NO_ENGINE.capsule(),
-                python_paths=self._calls.paths,
-                open_paths=self._calls.open_paths,
+                python_paths=list(PATHS),
+                open_paths=list(OPEN_PATHS),
                 **self._settings,
             )
         except RuntimeError as error:
@@ -210,11 +226,15 @@ class NativeServer:
                     _LOGGER.exception("the steward failed to handle a %s", event[0])
 
     def _handle(self, kind: str, *what: Any) -> None:
-        assert self._calls is not None
         if kind == "call":
+            if self._calls is None:
+                from tidegate.serving.native_calls import Calls
+
+                self._calls = Calls(self._models, self._limits, self._reply, self._learned)
             self._calls.call(*what)
         elif kind == "cancel":
-            self._calls.cancel(*what)
+            if self._calls is not None:
+                self._calls.cancel(*what)
         else:
             self._offered[what[0]].batcher._session.add_native_buffer()
             self._started().retry()
