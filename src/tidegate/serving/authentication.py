@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterable
 
 from tidegate.errors import ConfigError
@@ -33,7 +31,7 @@ class Tokens:
                 raise ConfigError("a token is visible ASCII without spaces, and not empty")
         self.accepted = accepted
         # Digests have one length, so that comparing them tells nothing about the tokens'.
-        self._digests = [hashlib.sha256(token.encode()).digest() for token in accepted]
+        self._digests = [_digest(token) for token in accepted]
 
     def check(self, authorization: str | None) -> None:
         """Raises AuthenticationError unless the header's value carries an accepted token."""
@@ -43,7 +41,16 @@ class Tokens:
             )
         if authorization[: len(_SCHEME)].lower() != _SCHEME:
             raise AuthenticationError("the authorization header must be 'Bearer <token>'")
-        given = hashlib.sha256(authorization[len(_SCHEME) :].strip().encode()).digest()
+        import hmac
+
+        given = _digest(authorization[len(_SCHEME) :].strip())
         # All are compared, so that the time taken does not tell which came close.
         if not sum(hmac.compare_digest(given, digest) for digest in self._digests):
             raise AuthenticationError("the token is not one that this server accepts")
+
+
+def _digest(token: str) -> bytes:
+    # Imported here, as hmac is above: they take 4 MB, which a server without tokens is spared.
+    import hashlib
+
+    return hashlib.sha256(token.encode()).digest()

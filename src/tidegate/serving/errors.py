@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import sys
 from dataclasses import dataclass
 
 from tidegate.errors import (
@@ -74,6 +74,7 @@ class Status:
     retry_after: int | None = None
 
 
+_CANCELLED = Status(499, "CANCELLED")
 # The first line whose class an exception is an instance of holds.
 STATUSES: tuple[tuple[type[BaseException], Status], ...] = (
     (TooLargeError, Status(413, "RESOURCE_EXHAUSTED")),
@@ -89,14 +90,17 @@ STATUSES: tuple[tuple[type[BaseException], Status], ...] = (
     (ForkedProcessError, Status(503, "UNAVAILABLE")),
     (ModelError, Status(500, "INTERNAL")),
     # 499 is what proxies log for a client that hung up; nobody is left to read it.
-    (asyncio.CancelledError, Status(499, "CANCELLED")),
-    (concurrent.futures.CancelledError, Status(499, "CANCELLED")),
+    (concurrent.futures.CancelledError, _CANCELLED),
 )
 _UNEXPECTED = Status(500, "INTERNAL")
 
 
 def status_of(error: BaseException) -> Status:
     """The status for an exception; for one that is in no line of the table, 500 and INTERNAL."""
+    # Not in the table, since importing asyncio takes 4 MB: what it has raised, it has imported.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(error, asyncio.CancelledError):
+        return _CANCELLED
     return next((status for kind, status in STATUSES if isinstance(error, kind)), _UNEXPECTED)
 
 
