@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -122,6 +123,17 @@ def test_serving_natively_imports_neither_grpc_nor_protobuf() -> None:
         """
     )
     assert printed == "set()\n"
+
+
+def test_without_grpcio_the_calls_that_need_it_say_so(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = Offered(stack, double)
+    monkeypatch.setitem(sys.modules, "tidegate.serving.native_calls", None)
+    error = failure_of(offered.door.infer, raw_request("m", input=ROW[:, :2]))
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "pip install 'tidegate[serve]'" in error.details()
+    assert offered.infer()
 
 
 def test_conversions_and_errors_are_pythons(stack: ExitStack) -> None:

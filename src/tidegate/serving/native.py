@@ -26,6 +26,11 @@ _MOST_THREADS = 64
 _PATIENCE = 3600.0  # of the steward: it is woken when there is something to do
 _LOOK = 0.01  # seconds between two looks whether all calls have ended
 _NEVER = 1e10
+_UNIMPLEMENTED = 12
+_NEEDS = (
+    "calls that are not read natively need grpcio, grpcio-health-checking and protobuf at the "
+    "server: pip install 'tidegate[serve]'"
+)
 _HOW_TO_GET_IT = (
     "tidegate was built without its native front end, which needs the headers of libnghttp2, "
     "OpenSSL and zlib (Debian: apt install libnghttp2-dev libssl-dev zlib1g-dev pkg-config); "
@@ -228,8 +233,11 @@ class NativeServer:
     def _handle(self, kind: str, *what: Any) -> None:
         if kind == "call":
             if self._calls is None:
-                from tidegate.serving.native_calls import Calls
-
+                try:
+                    from tidegate.serving.native_calls import Calls
+                except ModuleNotFoundError as error:
+                    self._reply(what[0], _UNIMPLEMENTED, f"{_NEEDS} ({error})".encode(), 0)
+                    return
                 self._calls = Calls(self._models, self._limits, self._reply, self._learned)
             self._calls.call(*what)
         elif kind == "cancel":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tidegate.errors import ConfigError
@@ -29,6 +30,10 @@ class NativeDoor:
     """
 
     def __init__(self, models: Models, configuration: Configuration, tokens: Tokens | None) -> None:
+        # The server would do without, but for the calls that Python answers. Now, not then.
+        for package in ("google.protobuf", "grpc", "grpc_health"):
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
         address = configuration.grpc_address
         assert address is not None
         self._address = address
