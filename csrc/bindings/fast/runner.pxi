@@ -6,8 +6,8 @@ cdef enum:
     MAX_HELD = 8
 cdef enum:
     HOLD_NANOSECONDS = 50000
-# Having waited this long for the GIL, an executor whose callers need none keeps it for its share, the
-# interpreter's own switch interval, as long as they come back within a moment.
+# Having waited this long for the GIL, an executor whose callers need none keeps it for its share,
+# the interpreter's own switch interval, as long as they come back within a moment.
 cdef enum:
     CONTENDED_NANOSECONDS = 1000000
 cdef enum:
