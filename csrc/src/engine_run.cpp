@@ -132,7 +132,7 @@ void Engine::sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept {
     lock.lock();
 }
 
-Status Engine::await_work(Executor& executor, Nanos deadline) noexcept {
+Status Engine::await_work(Executor& executor) noexcept {
     Lock lock(mutex_);
     const Nanos free_since = clock_.now();
     if (executor.cycle_start != 0) linger_.record_cycle(free_since - executor.cycle_start);
@@ -158,15 +158,7 @@ Status Engine::await_work(Executor& executor, Nanos deadline) noexcept {
             }
             arm_for_delay(now);
         }
-        sleep(executor, lock, deadline);
-        if (deadline == kNever || clock_.now() < deadline) continue;
-        if (executor.state == ExecutorState::Idle) {
-            leave_idle(executor);
-            executor.state = ExecutorState::Busy;
-            return Status::Nothing;
-        }
-        // Lent out: whoever has it gives it back, and needs the GIL until then.
-        if (executor.state == ExecutorState::Lent) return Status::Nothing;
+        sleep(executor, lock, kNever);
     }
     executor.cycle_start = clock_.now();
     executor.last_pause = executor.cycle_start - free_since;

@@ -65,8 +65,8 @@ constexpr Waist kWaist = {
 
     .add_executor = [](Engine* engine,
                        ExecutorKind kind) noexcept { return &engine->add_executor(kind); },
-    .await_work = [](Engine* engine, Executor* executor,
-                     Nanos deadline) noexcept { return engine->await_work(*executor, deadline); },
+    .await_work = [](Engine* engine,
+                     Executor* executor) noexcept { return engine->await_work(*executor); },
     .seal = [](Engine* engine, Executor* executor,
                Taken* taken) noexcept { return engine->seal(*executor, *taken); },
     .seal_next = [](Engine* engine, Executor* executor,

@@ -6,14 +6,6 @@ cdef enum:
     MAX_HELD = 8
 cdef enum:
     HOLD_NANOSECONDS = 50000
-# Having waited this long for the GIL, an executor whose callers need none keeps it for its share,
-# the interpreter's own switch interval, as long as they come back within a moment.
-cdef enum:
-    CONTENDED_NANOSECONDS = 1000000
-cdef enum:
-    FAIR_NANOSECONDS = 5000000
-cdef enum:
-    RETURN_NANOSECONDS = 400000
 # Batches that an event loop runs in a row for others before what else it has to do gets its turn.
 cdef enum:
     MAX_IN_LOOP = 16
@@ -164,8 +156,7 @@ cdef class Runner:
         cdef Outcome outcome = Outcome.Completed
         cdef uint32_t failed = 0
         cdef int count = 0  # batches run since we took the GIL; the last of them is not ended yet
-        cdef int64_t wanted = 0, started, taken_at
-        cdef bint contended
+        cdef int64_t wanted = 0, started
         cdef Status status
         cdef Session session = self.session
         cdef const Waist* w = session.w
@@ -175,15 +166,13 @@ cdef class Runner:
                 if count > 0:
                     w.finish(engine, self.executor, &taken, outcome, 0, failed)
                 count = 0
-                status = w.await_work(engine, self.executor, kNever)
+                status = w.await_work(engine, self.executor)
                 if status == Status.Ok:
                     wanted = w.want_gil(engine, self.executor)
             if status == Status.Stop:
                 session.runners.remove(self)  # a cycle that would keep the engine
                 return
             w.got_gil(engine, self.executor, wanted)
-            taken_at = w.now(engine)
-            contended = taken_at - wanted > CONTENDED_NANOSECONDS
             model = self.borrow()
             try:
                 # Sealed only now: all that came while we waited for the GIL rides along.
@@ -193,24 +182,12 @@ cdef class Runner:
                 while True:
                     outcome = self.run(&taken, &failed, model)
                     count += 1
-                    if (count < MAX_HELD and w.now(engine) - started <= HOLD_NANOSECONDS
-                            and w.seal_next(engine, self.executor, &following) == Status.Ok):
-                        # Before the next run, which may take long: an answer never waits for that.
-                        w.finish(engine, self.executor, &taken, outcome, 0, failed)
-                        taken = following
-                        continue
-                    if not (contended and w.batch_has_readers(taken.batch)
-                            and w.now(engine) - taken_at < FAIR_NANOSECONDS):
+                    if (count == MAX_HELD or w.now(engine) - started > HOLD_NANOSECONDS
+                            or w.seal_next(engine, self.executor, &following) != Status.Ok):
                         break
-                    # Somebody keeps the GIL for as long as the interpreter lets him. Those who read
-                    # this answer come back without it, so we keep our share too.
+                    # Before the next run, which may take long: an answer never waits for that.
                     w.finish(engine, self.executor, &taken, outcome, 0, failed)
-                    count = 0
-                    if (w.await_work(engine, self.executor, w.now(engine) + RETURN_NANOSECONDS)
-                            != Status.Ok
-                            or w.seal(engine, self.executor, &taken) != Status.Ok):
-                        break
-                    started = taken.started
+                    taken = following
             finally:
                 self.give_back(model)
             self.interrupt = None

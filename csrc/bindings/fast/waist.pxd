@@ -108,7 +108,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         size_t take_orphans(Engine*, void**, size_t) noexcept nogil
 
         CoreExecutor* add_executor(Engine*, ExecutorKind) noexcept nogil
-        Status await_work(Engine*, CoreExecutor*, int64_t) noexcept nogil
+        Status await_work(Engine*, CoreExecutor*) noexcept nogil
         Status seal(Engine*, CoreExecutor*, Taken*) noexcept nogil
         Status seal_next(Engine*, CoreExecutor*, Taken*) noexcept nogil
         Status try_take(Engine*, CoreExecutor*, Taken*) noexcept nogil

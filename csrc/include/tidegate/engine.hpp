@@ -87,9 +87,7 @@ class Engine {
 
     /// Sleeps until there is work for `executor` (Ok) or it should end (Stop); lingers for callers
     /// that are about to return. \pre The GIL is not held.
-    /// With a deadline it gives up then (Nothing), and may be called with the GIL held: by who is
-    /// sure that the rows it hopes for come without it.
-    Status await_work(Executor& executor, Nanos deadline = kNever) noexcept;
+    Status await_work(Executor& executor) noexcept;
     /// Takes the batch that await_work() promised. Called late, with the GIL held, so that all that
     /// came meanwhile rides along. Nothing: somebody else took it.
     Status seal(Executor& executor, Taken& taken) noexcept;

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 /// Name of the capsule, and with it the version of everything below.
-inline constexpr char kCapsuleName[] = "tidegate.waist.4";
+inline constexpr char kCapsuleName[] = "tidegate.waist.3";
 
 struct Waist {
     Nanos (*now)(Engine*) noexcept;
@@ -33,7 +33,7 @@ struct Waist {
 
     // Running.
     Executor* (*add_executor)(Engine*, ExecutorKind) noexcept;
-    Status (*await_work)(Engine*, Executor*, Nanos deadline) noexcept;  // see engine.hpp
+    Status (*await_work)(Engine*, Executor*) noexcept;  // without the GIL
     Status (*seal)(Engine*, Executor*, Taken*) noexcept;
     Status (*seal_next)(Engine*, Executor*, Taken*) noexcept;
     Status (*try_take)(Engine*, Executor*, Taken*) noexcept;
