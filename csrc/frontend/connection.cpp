@@ -1,10 +1,13 @@
-// Connection: nghttp2's callbacks, and what gRPC asks of each stream.
+// Connection: what gRPC asks of each stream, and its input and output.
 #include "connection.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
 #include <new>
+
+#include "callbacks.hpp"
 
 namespace tidegate::frontend {
 
@@ -14,8 +17,7 @@ constexpr std::size_t kReadSize = std::size_t{256} << 10;
 constexpr std::size_t kReadsInARow = 4;  // of one connection, before others have their turn
 constexpr std::size_t kMostUnwritten = std::size_t{1} << 20;
 constexpr std::size_t kMostHeaderBytes = std::size_t{16} << 10;
-constexpr std::size_t kMostStatusText = 1024;                 // clients take a few KiB of headers
-constexpr std::size_t kKeptCapacity = std::size_t{64} << 10;  // of a body, in a pooled stream
+constexpr std::size_t kMostStatusText = 1024;  // clients take a few KiB of headers
 
 template <std::size_t NameSize, std::size_t ValueSize>
 nghttp2_nv constant(const char (&name)[NameSize], const char (&value)[ValueSize]) {
@@ -32,160 +34,10 @@ nghttp2_nv copied(const char (&name)[NameSize], std::string_view value) {
             value.size(), NGHTTP2_NV_FLAG_NO_COPY_NAME};
 }
 
-std::string_view view(const std::uint8_t* data, std::size_t size) {
-    return {reinterpret_cast<const char*>(data), size};
-}
-
-/// Streams are made and dropped a hundred thousand times a second: they, and what their strings
-/// have allocated, are used again by the thread that had them.
-class StreamPool {
-  public:
-    ~StreamPool() {
-        while (first_ != nullptr) delete take_first();
-    }
-    Stream* get() {
-        if (first_ == nullptr) return new Stream;
-        --count_;
-        return take_first();
-    }
-    void put(Stream* stream) noexcept {
-        if (count_ == kMost || stream->body.capacity() > kKeptCapacity ||
-            stream->answer.capacity() > kKeptCapacity ||
-            stream->expanded.capacity() > kKeptCapacity) {
-            delete stream;
-            return;
-        }
-        stream->next = first_;
-        first_ = stream;
-        ++count_;
-    }
-
-  private:
-    static constexpr std::size_t kMost = 4096;
-    Stream* take_first() noexcept {
-        Stream* const stream = first_;
-        first_ = stream->next;
-        return stream;
-    }
-    Stream* first_ = nullptr;
-    std::size_t count_ = 0;
-};
-
 thread_local StreamPool pool;
 thread_local std::unique_ptr<char[]> read_buffer;
 
 }  // namespace
-
-/// What nghttp2 calls; `user` is the connection.
-struct Callbacks {
-    static Connection& of(void* user) { return *static_cast<Connection*>(user); }
-    static Stream* stream(nghttp2_session* session, std::int32_t id) {
-        return static_cast<Stream*>(nghttp2_session_get_stream_user_data(session, id));
-    }
-
-    static int begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
-        if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
-            return 0;
-        }
-        Stream* const made = of(user).open_stream(frame->hd.stream_id);
-        if (made == nullptr) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
-        nghttp2_session_set_stream_user_data(session, frame->hd.stream_id, made);
-        return 0;
-    }
-
-    static int header(nghttp2_session* session, const nghttp2_frame* frame,
-                      const std::uint8_t* name, std::size_t name_size, const std::uint8_t* value,
-                      std::size_t value_size, std::uint8_t, void* user) {
-        if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
-            return 0;  // trailers: gRPC clients send none
-        }
-        Stream* const found = stream(session, frame->hd.stream_id);
-        if (found != nullptr)
-            of(user).header(*found, view(name, name_size), view(value, value_size));
-        return 0;
-    }
-
-    static int data_chunk(nghttp2_session* session, std::uint8_t, std::int32_t id,
-                          const std::uint8_t* data, std::size_t size, void* user) {
-        Stream* const found = stream(session, id);
-        if (found != nullptr) of(user).data(*found, view(data, size));
-        return 0;
-    }
-
-    static int frame_received(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
-        Connection& connection = of(user);
-        switch (frame->hd.type) {
-            case NGHTTP2_RST_STREAM:
-                return connection.count_reset() ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
-            case NGHTTP2_HEADERS:
-            case NGHTTP2_DATA: {
-                Stream* const found = stream(session, frame->hd.stream_id);
-                if (found == nullptr) return 0;
-                if (frame->hd.type == NGHTTP2_HEADERS &&
-                    frame->headers.cat == NGHTTP2_HCAT_REQUEST && !connection.headers_end(*found)) {
-                    return 0;
-                }
-                if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) connection.end(*found);
-                return 0;
-            }
-            default:
-                return 0;
-        }
-    }
-
-    static int frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void*) {
-        // An answer before the end of its request: the rest is of no interest (RFC 9113, 8.1).
-        // Only now, since a reset would overtake the answer.
-        if (frame->hd.type != NGHTTP2_HEADERS || (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0) {
-            return 0;
-        }
-        const Stream* const found = stream(session, frame->hd.stream_id);
-        if (found != nullptr && !found->complete) {
-            nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
-                                      NGHTTP2_NO_ERROR);
-        }
-        return 0;
-    }
-
-    static int stream_closed(nghttp2_session* session, std::int32_t id, std::uint32_t, void* user) {
-        Stream* const found = stream(session, id);
-        if (found != nullptr) of(user).close_stream(*found);
-        return 0;
-    }
-
-    static ssize_t read_answer(nghttp2_session*, std::int32_t, std::uint8_t* target,
-                               std::size_t size, std::uint32_t* flags, nghttp2_data_source* source,
-                               void* user) {
-        return of(user).read_answer(*static_cast<Stream*>(source->ptr), target, size, flags);
-    }
-
-    static nghttp2_session_callbacks* table() {
-        static nghttp2_session_callbacks* const callbacks = [] {
-            nghttp2_session_callbacks* made = nullptr;
-            if (nghttp2_session_callbacks_new(&made) != 0) throw std::bad_alloc();
-            nghttp2_session_callbacks_set_on_begin_headers_callback(made, begin_headers);
-            nghttp2_session_callbacks_set_on_header_callback(made, header);
-            nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data_chunk);
-            nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame_received);
-            nghttp2_session_callbacks_set_on_frame_send_callback(made, frame_sent);
-            nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
-            return made;
-        }();
-        return callbacks;
-    }
-
-    static nghttp2_option* options() {
-        static nghttp2_option* const options = [] {
-            nghttp2_option* made = nullptr;
-            if (nghttp2_option_new(&made) != 0) throw std::bad_alloc();
-            // What was closed need not be remembered for priorities that nobody uses.
-            nghttp2_option_set_no_closed_streams(made, 1);
-            nghttp2_option_set_max_settings(made, 32);
-            return made;
-        }();
-        return options;
-    }
-};
 
 Connection::Connection(Requests& requests, const Settings& settings, int descriptor, SSL_CTX* tls)
     : requests_(requests), settings_(settings), transport_(descriptor, tls) {
@@ -220,23 +72,8 @@ Stream* Connection::open_stream(std::int32_t id) {
     Stream* const stream = pool.get();
     stream->connection = this;
     stream->id = id;
-    stream->method = Method::Unknown;
-    stream->header_bytes = 0;
-    stream->post = stream->grpc_content = stream->compressed = stream->unknown_encoding = false;
-    stream->access = settings_.tokens.empty() ? Access::Granted : Access::NoHeader;
-    stream->open_path = stream->complete = stream->answered = stream->parked = false;
     stream->started = requests_.now();
-    stream->deadline = kNever;
-    stream->path.clear();
-    stream->body.clear();
-    stream->expanded.clear();
-    stream->message = {};
-    stream->answer.clear();
-    stream->sent = 0;
-    stream->form = {};
-    stream->pending = nullptr;
-    stream->python_call = 0;
-    stream->previous = nullptr;
+    if (settings_.tokens.empty()) stream->access = Access::Granted;
     stream->next = first_;
     if (first_ != nullptr) first_->previous = stream;
     first_ = stream;
@@ -431,7 +268,6 @@ void Connection::fail(Stream& stream, GrpcStatus status, std::string_view messag
                       int pushback_milliseconds) {
     if (stream.answered) return;
     stream.answered = true;
-    stream.status = status;
     const std::string code = std::to_string(static_cast<int>(status));
     const std::string text = percent_encoded(message.substr(0, kMostStatusText));
     const std::string pushback = std::to_string(pushback_milliseconds);

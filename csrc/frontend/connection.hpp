@@ -2,63 +2,21 @@
 //
 // A connection knows gRPC's envelope and nothing of models: a whole request goes to its Requests,
 // which answers it, now or later, through finish() or fail(). All of it happens in one thread.
-//
-//   stream:  receiving ──END_STREAM──▶ complete ──finish()/fail()──▶ answered ──▶ closed
-//              └────────────────reset, timeout, hang-up──────────────────────────▶ closed
 #pragma once
 
 #include <nghttp2/nghttp2.h>
 
+#include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <string_view>
 
 #include "grpc.hpp"
-#include "offer.hpp"
 #include "settings.hpp"
+#include "stream.hpp"
 #include "transport.hpp"
 
 namespace tidegate::frontend {
-
-class Connection;
-struct Pending;
-
-/// One request, from its first header to the last byte of its answer.
-struct Stream {
-    Connection* connection = nullptr;
-    std::int32_t id = 0;
-    Method method = Method::Unknown;
-    std::size_t header_bytes = 0;
-    bool post = false;
-    bool grpc_content = false;
-    bool compressed = false;  // if a message says that it is
-    bool unknown_encoding = false;
-    Access access = Access::NoHeader;
-    bool open_path = false;
-    bool complete = false;  // the whole request is here
-    bool answered = false;
-    Nanos started = 0;
-    Nanos deadline = kNever;   // by the client's grpc-timeout
-    std::string path;          // for methods that Python answers
-    std::string body;          // with its prefix; kept until the answer is sent
-    std::string expanded;      // if it came compressed
-    std::string_view message;  // in one of the two
-
-    std::string answer;  // prefix and message
-    std::size_t sent = 0;
-    GrpcStatus status = GrpcStatus::Ok;
-
-    // What it waits for: a batch, or Python.
-    AnswerForm form;
-    Pending* pending = nullptr;
-    std::size_t waiter = 0;  // its place among those of `pending`
-    std::uint64_t python_call = 0;
-    bool parked = false;
-
-    Stream* previous = nullptr;  // of its connection
-    Stream* next = nullptr;
-};
 
 /// Who answers whole requests.
 class Requests {

@@ -93,14 +93,15 @@ class Batch {
         // Relaxed: published to the executor by the commit that follows.
         readers_.fetch_add(1, std::memory_order_relaxed);
     }
-    /// True if somebody will read; final once all rows are committed, until the batch is done.
+    /// True if somebody will read. Once all rows are committed it can only become false.
     bool has_readers() const noexcept { return readers_.load(std::memory_order_relaxed) != 0; }
     /// Shows the outputs to the readers and keeps `keeper`, which owns them. Returns it if there
     /// are no readers (any more). \pre before publish()
     void* show(const OutputView* views, std::size_t count, void* keeper);
     /// What was shown. \pre done() with Outcome::Completed, by a reader
     const std::vector<OutputView>& shown() const noexcept { return shown_; }
-    /// One reader is finished. Returns what the last one is to let go of, else null. \pre done()
+    /// One reader is finished, or reads no more. Returns what the last one is to let go of, else
+    /// null. \pre its rows are committed
     void* leave() noexcept;
 
     /// The binding's side of this batch. Set before the first commit; handed to whoever takes the
