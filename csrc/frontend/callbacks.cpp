@@ -12,11 +12,16 @@ std::string_view view(const std::uint8_t* data, std::size_t size) {
 }
 
 Connection& of(void* user) { return *static_cast<Connection*>(user); }
-Stream* stream_of(nghttp2_session* session, std::int32_t id) {
-    return static_cast<Stream*>(nghttp2_session_get_stream_user_data(session, id));
-}
 
 }  // namespace
+
+Stream* Callbacks::stream_of(nghttp2_session* session, std::int32_t id, void* user) {
+    Stream*& current = of(user).current_;
+    if (current == nullptr || current->id != id) {
+        current = static_cast<Stream*>(nghttp2_session_get_stream_user_data(session, id));
+    }
+    return current;
+}
 
 int Callbacks::begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
@@ -34,14 +39,14 @@ int Callbacks::header(nghttp2_session* session, const nghttp2_frame* frame,
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
         return 0;  // trailers: gRPC clients send none
     }
-    Stream* const found = stream_of(session, frame->hd.stream_id);
+    Stream* const found = stream_of(session, frame->hd.stream_id, user);
     if (found != nullptr) of(user).header(*found, view(name, name_size), view(value, value_size));
     return 0;
 }
 
 int Callbacks::data_chunk(nghttp2_session* session, std::uint8_t, std::int32_t id,
                           const std::uint8_t* data, std::size_t size, void* user) {
-    Stream* const found = stream_of(session, id);
+    Stream* const found = stream_of(session, id, user);
     if (found != nullptr) of(user).data(*found, view(data, size));
     return 0;
 }
@@ -53,7 +58,7 @@ int Callbacks::frame_received(nghttp2_session* session, const nghttp2_frame* fra
             return connection.count_reset() ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
         case NGHTTP2_HEADERS:
         case NGHTTP2_DATA: {
-            Stream* const found = stream_of(session, frame->hd.stream_id);
+            Stream* const found = stream_of(session, frame->hd.stream_id, user);
             if (found == nullptr) return 0;
             if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST &&
                 !connection.headers_end(*found)) {
@@ -67,13 +72,13 @@ int Callbacks::frame_received(nghttp2_session* session, const nghttp2_frame* fra
     }
 }
 
-int Callbacks::frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void*) {
+int Callbacks::frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     // An answer before the end of its request: the rest is of no interest (RFC 9113, 8.1).
     // Only now, since a reset would overtake the answer.
     if (frame->hd.type != NGHTTP2_HEADERS || (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0) {
         return 0;
     }
-    const Stream* const found = stream_of(session, frame->hd.stream_id);
+    const Stream* const found = stream_of(session, frame->hd.stream_id, user);
     if (found != nullptr && !found->complete) {
         nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
                                   NGHTTP2_NO_ERROR);
@@ -82,7 +87,7 @@ int Callbacks::frame_sent(nghttp2_session* session, const nghttp2_frame* frame, 
 }
 
 int Callbacks::stream_closed(nghttp2_session* session, std::int32_t id, std::uint32_t, void* user) {
-    Stream* const found = stream_of(session, id);
+    Stream* const found = stream_of(session, id, user);
     if (found != nullptr) of(user).close_stream(*found);
     return 0;
 }

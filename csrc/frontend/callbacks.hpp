@@ -18,6 +18,7 @@ struct Callbacks {
                                void* user);
 
   private:
+    static Stream* stream_of(nghttp2_session* session, std::int32_t id, void* user);
     static int begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user);
     static int header(nghttp2_session* session, const nghttp2_frame* frame,
                       const std::uint8_t* name, std::size_t name_size, const std::uint8_t* value,

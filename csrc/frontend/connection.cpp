@@ -8,6 +8,7 @@
 #include <new>
 
 #include "callbacks.hpp"
+#include "memory.hpp"
 
 namespace tidegate::frontend {
 
@@ -41,8 +42,8 @@ thread_local std::unique_ptr<char[]> read_buffer;
 
 Connection::Connection(Requests& requests, const Settings& settings, int descriptor, SSL_CTX* tls)
     : requests_(requests), settings_(settings), transport_(descriptor, tls) {
-    if (nghttp2_session_server_new2(&session_, Callbacks::table(), this, Callbacks::options()) !=
-        0) {
+    if (nghttp2_session_server_new3(&session_, Callbacks::table(), this, Callbacks::options(),
+                                    pooled_memory()) != 0) {
         throw std::bad_alloc();
     }
     const std::array entries{
@@ -72,11 +73,12 @@ Stream* Connection::open_stream(std::int32_t id) {
     Stream* const stream = pool.get();
     stream->connection = this;
     stream->id = id;
-    stream->started = requests_.now();
+    stream->started = last_traffic_;
     if (settings_.tokens.empty()) stream->access = Access::Granted;
     stream->next = first_;
     if (first_ != nullptr) first_->previous = stream;
     first_ = stream;
+    current_ = stream;
     ++streams_;
     ++receiving_;
     return stream;
@@ -89,6 +91,7 @@ void Connection::close_stream(Stream& stream) noexcept {
     buffered_ -= stream.body.size();
     (stream.previous != nullptr ? stream.previous->next : first_) = stream.next;
     if (stream.next != nullptr) stream.next->previous = stream.previous;
+    if (current_ == &stream) current_ = nullptr;
     nghttp2_session_set_stream_user_data(session_, stream.id, nullptr);
     pool.put(&stream);
 }

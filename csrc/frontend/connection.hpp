@@ -43,6 +43,10 @@ class Connection {
     /// True if the socket took less than there is: to be called again when it can be written to.
     bool blocked() const noexcept { return written_ < out_.size(); }
 
+    /// When bytes last came or went: the clock is looked at once for all requests that came
+    /// together.
+    Nanos last_traffic() const noexcept { return last_traffic_; }
+
     /// Answers with the message in `stream.answer`, whose prefix is left free.
     void finish(Stream& stream);
     /// Answers with a status alone, and when to try again if that is not 0.
@@ -83,6 +87,7 @@ class Connection {
     Transport transport_;
     nghttp2_session* session_ = nullptr;
     Stream* first_ = nullptr;
+    Stream* current_ = nullptr;  // whose frames come in just now: nghttp2 would have to look it up
     std::size_t streams_ = 0;
     std::size_t receiving_ = 0;  // streams whose request is not complete
     std::size_t buffered_ = 0;   // bytes of all bodies

@@ -217,8 +217,8 @@ void Worker::end() {
     stop_accepting();
     dirty_.clear();
     while (!connections_.empty()) close(*connections_.back());
-    // What their streams had in batches is cancelled or will be dropped. Nobody reads the answers any
-    // more, so there is nothing to wait for: a model may be at work for as long as it likes.
+    // What their streams had in batches is cancelled or will be dropped. Nobody reads the answers
+    // any more, so there is nothing to wait for: a model may be at work for as long as it likes.
     for (const auto& [batch, pending] : pendings_) {
         waist_.batch_unsubscribe(batch, port_);
         waist_.batch_leave(pending->offer->engine, batch);

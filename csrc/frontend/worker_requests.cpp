@@ -45,7 +45,7 @@ bool Worker::submit(Stream& stream) {
     }
     const Offer& offer = **plan.offer;
     Connection& connection = *stream.connection;
-    const Nanos time = now();
+    const Nanos time = connection.last_traffic();
     const Nanos timeout = plan.timeout != kNever ? plan.timeout : offer.default_timeout;
     const Nanos deadline = std::min(stream.deadline, add_saturating(time, timeout));
     if (deadline <= time) {

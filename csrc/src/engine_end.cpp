@@ -93,8 +93,10 @@ Nanos Engine::watch_gil(Nanos now) noexcept {
         // longer than it usually does; then ask, and ask less often as time goes by.
         const Nanos elapsed = now - executor->busy_since;
         const bool trial = executor->runs % kTrialPeriod == kTrialPeriod - 1;
-        const Nanos expected =
-            trial || executor->typical_run == 0 ? kWatchPeriod / 2 : executor->typical_run;
+        // Somewhat more than it takes when all is well, or every other run would be looked at.
+        const Nanos expected = trial || executor->typical_run == 0
+                                   ? kWatchPeriod / 2
+                                   : executor->typical_run + executor->typical_run / 8;
         const Nanos pause = std::max(kWatchPeriod / 4, elapsed / 8);
         if (elapsed < expected) {
             next = std::min(next, executor->busy_since + expected);

@@ -133,6 +133,8 @@ void Engine::sleep(Executor& executor, Lock& lock, Nanos deadline) noexcept {
 }
 
 Status Engine::await_work(Executor& executor) noexcept {
+    // Lingering sleeps for tens of microseconds, which the usual slack would double.
+    if (executor.cycle_start == 0) use_fine_timers();
     Lock lock(mutex_);
     const Nanos free_since = clock_.now();
     if (executor.cycle_start != 0) linger_.record_cycle(free_since - executor.cycle_start);
