@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +16,25 @@ import pytest
 from benchmarks.harness import Metrics, Outcome, Round, Spread, verdict_of
 from benchmarks.models import ACCELERATOR_SECONDS, WrongAnswerError, perceptron
 from benchmarks.origin import __main__ as command
-from benchmarks.origin import contenders, h2load, page, questions, tables, targets, tools, weights
+from benchmarks.origin import (
+    contenders,
+    h2load,
+    load,
+    page,
+    questions,
+    tables,
+    targets,
+    tools,
+    weights,
+)
+from benchmarks.origin.closed_loop import Shape
 from benchmarks.origin.contenders import CELLS, GO, NATIVE, NUMPY, WORKLOADS
 from benchmarks.serving import questions as asked
 from benchmarks.serving.process import started
 from tests.gated import PATIENCE
 
 ROOT = Path(__file__).parents[1]
-QUESTION = questions.grpc_question(47)
+QUESTION = questions.grpc_question(bytes(47))
 
 
 def output(done: int, data: int, failed: int = 0) -> str:
@@ -40,7 +53,8 @@ def files(tmp_path: Path) -> contenders.Files:
     written, calls = tmp_path / "weights", tmp_path / "calls"
     weights.write(written)
     calls.write_bytes(bytes(8))
-    return contenders.Files(tmp_path / "go", tmp_path / "trivial", written, calls)
+    go, trivial, load_program = (tmp_path / name for name in ("go", "trivial", "load"))
+    return contenders.Files(go, trivial, load_program, written, calls)
 
 
 def test_the_weights_of_all_servers_are_those_of_the_checks(files: contenders.Files) -> None:
@@ -79,6 +93,44 @@ def test_latencies_of_the_start_are_left_out(tmp_path: Path) -> None:
     log.write_text("1000\t200\t5\n1001\t-1\t7\n")
     with pytest.raises(RuntimeError, match="not all of them with status 200"):
         h2load.read_log(log)
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    return tmp_path_factory.mktemp("builds")
+
+
+def test_the_load_counts_and_times_every_answer(builds: Path) -> None:
+    program, trivial = (tools.build_cpp(builds, name) for name in ("load", "trivial"))
+    question = contenders.of(WORKLOADS["mlp"])[-1].check(0)
+    with started([str(trivial)]) as server:
+        for shape in (Shape(4, 16), Shape(64, 1)):
+            run = load.closed_loop(program, server.port, question, shape, 0.2, None)
+            assert run.answers == len(run.latencies) > shape.in_flight
+            assert run.seconds == pytest.approx(0.2)
+            assert 0 < run.latencies.min() < run.latencies.max() < PATIENCE
+
+
+def test_the_load_refuses_wrong_answers_and_failed_calls(
+    builds: Path, files: contenders.Files
+) -> None:
+    program, trivial = (tools.build_cpp(builds, name) for name in ("load", "trivial"))
+    right = contenders.of(WORKLOADS["mlp"])[-1].check(0)
+    wrong = np.frombuffer(right.answer[7:], "<f4") + np.eye(1, 10, 9, dtype=np.float32)[0]
+    with started([str(trivial)]) as server:
+        for answer in (right.answer[:7] + wrong.tobytes(), right.answer + bytes(4)):
+            with pytest.raises(RuntimeError, match="not the right one"):
+                question = dataclasses.replace(right, answer=answer)
+                load.closed_loop(program, server.port, question, Shape(1, 4), 0.2, None)
+    plain = next(each for each in contenders.CONTENDERS if each.name == "grpc.aio, unbatched")
+    with started(plain.command(files, WORKLOADS["mlp"])) as server:
+        question = plain.check(server.port)
+        assert load.closed_loop(program, server.port, question, Shape(2, 8), 0.3, None).answers
+        failing = dataclasses.replace(question, path="/tidegate.v1.Inference/Predicts")
+        with pytest.raises(RuntimeError, match="or is none"):
+            load.closed_loop(program, server.port, failing, Shape(2, 8), 0.3, None)
 
 
 def reached(throughput: float, p99: float, memory: float) -> Metrics:

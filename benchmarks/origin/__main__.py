@@ -70,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     builds = ROOT / "benchmarks" / "results" / "origin-builds"
     print("building the Go server (the first time takes a minute)", file=sys.stderr, flush=True)
-    go, trivial = tools.build_go(builds), tools.build_trivial(builds)
+    go = tools.build_go(builds)
+    trivial, load = (tools.build_cpp(builds, name) for name in ("trivial", "load"))
     compile_modules()
     os.environ.update(ENVIRONMENT)
     print(f"{described['cpu']}, {described['cores']} cores, Python {described['python']}")
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
         plan = rounds.Plan(
-            files=rounds.prepare(Path(folder), go, trivial),
+            files=rounds.prepare(Path(folder), go, trivial, load),
             cores=cores,
             seconds=seconds,
             rounds=1 if options.quick else options.rounds,

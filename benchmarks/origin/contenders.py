@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.models import ACCELERATOR_SECONDS
-from benchmarks.origin.h2load import Shape
-from benchmarks.origin.questions import Question, check_grpc, check_http, grpc_question
+from benchmarks.origin.closed_loop import Shape
+from benchmarks.origin.questions import Question, check_grpc, check_http, framed, grpc_question
 
 GO_BATCHED = "Go, batched"
 GO_DIRECT = "Go, direct"
@@ -27,13 +27,17 @@ CELLS = {
 }
 """Closed loops: requests in flight, over four connections; in the last over 64."""
 
+COMPARED = GO_DIRECT
+COMPARED_CELLS = ("64", "256")
+"""Where h2load, a client that others have written, measures beside our own load."""
+
 RATES = {"500/s": 500, "2000/s": 2000, "10000/s": 10000}
 """Open loops: requests a second. The faster ones are for servers that can answer as many."""
 
 SLOW = ("500/s", "2000/s")
 
-# The answer of a server that does nothing but frames: ten numbers in a message.
-_TRIVIAL_ANSWER = 47
+# The answer of a server that does nothing but frames: a message with ten zeros.
+_TRIVIAL_ANSWER = framed(b"\x0a\x28" + bytes(40))
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Files:
 
     go: Path
     trivial: Path
+    load: Path
     weights: Path
     calls: Path
     """Eight bytes in which the server that runs counts the calls of its model."""

@@ -1,21 +1,22 @@
-"""Runs h2load: a closed loop whose throughput, latencies and own processor time are read."""
+"""Runs h2load, the load for HTTP/1.1: its throughput, latencies and own processor time are read."""
 
 from __future__ import annotations
 
-import os
 import re
-import resource
 import subprocess
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.origin.closed_loop import (
+    PATIENCE,
+    NoAnswerError,
+    Run,
+    Shape,
+    children_cpu,
+    folder_in_memory,
+)
 from benchmarks.origin.questions import Question
-
-PATIENCE = 30.0
-"""Seconds beyond its own that a run may take."""
 
 JSON_SLACK = 0.1
 """A number in JSON is longer or shorter by some digits, which its batch decides."""
@@ -26,40 +27,6 @@ _REQUESTS = re.compile(
 )
 _DATA = re.compile(r"\((\d+)\) data")
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How many connections, and how many requests at a time on each."""
-
-    connections: int
-    streams: int
-
-    @property
-    def in_flight(self) -> int:
-        return self.connections * self.streams
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run of h2load reached."""
-
-    answers: int
-    seconds: float
-    own_cpu: float
-    """Processor time of h2load itself, in seconds."""
-    latencies: np.ndarray
-    """In seconds; empty unless they were asked for."""
-
-
-def _children_cpu() -> float:
-    """Seconds of processor time of all children that have ended."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-class NoAnswerError(RuntimeError):
-    """Nothing was answered in the time of the run."""
 
 
 def parse(output: str, question: Question, in_flight: int) -> tuple[int, float]:
@@ -74,7 +41,7 @@ def parse(output: str, question: Question, in_flight: int) -> tuple[int, float]:
     if not (finished and requests and data):
         raise RuntimeError(f"h2load did not say what was expected:\n{output}")
     done, succeeded, failed = (int(number) for number in requests.groups())
-    received, wanted = int(data[1]), question.answer_bytes
+    received, wanted = int(data[1]), len(question.answer)
     if failed or succeeded != done:
         raise RuntimeError(f"requests failed:\n{output}")
     if not done:
@@ -89,9 +56,9 @@ def parse(output: str, question: Question, in_flight: int) -> tuple[int, float]:
 
 
 def closed_loop(
-    port: int, question: Question, shape: Shape, seconds: float, *, core: int | None, log: bool
+    port: int, question: Question, shape: Shape, seconds: float, core: int | None
 ) -> Run:
-    """Keep requests in flight for a while.
+    """Keep requests in flight for a while, and have each one's latency written down.
 
     Args:
         port: Of the server, on the loopback interface.
@@ -99,25 +66,22 @@ def closed_loop(
         shape: How many connections and requests.
         seconds: How long.
         core: h2load runs on this one; None for any.
-        log: Have each request's latency written, which costs h2load a system call each.
     """
-    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with folder_in_memory() as name:
         body, latencies = Path(name) / "body", Path(name) / "log"
         body.write_bytes(question.body)
         command = [] if core is None else ["taskset", "-c", str(core)]
         command += ["h2load", "-t", "1", "-c", str(shape.connections), "-m", str(shape.streams)]
-        command += ["-D", f"{seconds * 1e3:.0f}ms", "-d", str(body)]
-        command += [f"--log-file={latencies}"] if log else []
+        command += ["-D", f"{seconds * 1e3:.0f}ms", "-d", str(body), f"--log-file={latencies}"]
         command += ["--h1"] if question.http1 else []
         for header in question.headers:
             command += ["-H", header]
         command.append(f"http://127.0.0.1:{port}{question.path}")
-        before = _children_cpu()
+        before = children_cpu()
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=seconds + PATIENCE, check=False
         )
-        cpu = _children_cpu() - before
+        cpu = children_cpu() - before
         if ended.returncode:
             raise RuntimeError(f"h2load ended with {ended.returncode}:\n{ended.stderr}")
         answers, measured = parse(ended.stdout, question, shape.in_flight)
@@ -125,7 +89,7 @@ def closed_loop(
             answers=answers,
             seconds=measured,
             own_cpu=cpu,
-            latencies=read_log(latencies) if log else np.empty(0),
+            latencies=read_log(latencies),
         )
 
 

@@ -22,14 +22,13 @@ GRPC_PATH = "/tidegate.v1.Inference/Predict"
 
 @dataclass(frozen=True)
 class Question:
-    """One request for the load, and how large its right answer is."""
+    """One request for the load, and its right answer."""
 
     body: bytes
     path: str
     headers: tuple[str, ...]
     http1: bool
-    answer_bytes: int
-    """Bytes of data of each right answer."""
+    answer: bytes
 
 
 def framed(message: bytes) -> bytes:
@@ -37,11 +36,11 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def grpc_question(answer_bytes: int) -> Question:
-    """A call of tidegate.v1's Predict with the first row."""
+def grpc_question(answer: bytes) -> Question:
+    """A call of tidegate.v1's Predict with the first row; `answer` is framed as well."""
     body = framed(asked.features().requests[0])
     headers = ("content-type: application/grpc", "te: trailers")  # codespell:ignore te
-    return Question(body, GRPC_PATH, headers, False, answer_bytes)
+    return Question(body, GRPC_PATH, headers, False, answer)
 
 
 def check_grpc(port: int) -> Question:
@@ -49,7 +48,7 @@ def check_grpc(port: int) -> Question:
     import grpc
 
     questions = asked.features()
-    first = 0
+    first = b""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         predict: Any = channel.unary_unary(GRPC_PATH, bytes, bytes)
         under_way: deque[tuple[int, Any]] = deque()
@@ -60,7 +59,7 @@ def check_grpc(port: int) -> Question:
             answer = call.result()
             questions.check(number, answer)
             if number == 0:
-                first = len(framed(answer))
+                first = framed(answer)
 
         for number, request in enumerate(questions.requests):
             under_way.append((number, predict.future(request, timeout=PATIENCE)))
@@ -89,11 +88,11 @@ def check_http(port: int) -> Question:
         connection.close()
 
     shares = [range(place, len(bodies), HTTP_CLIENTS) for place in range(HTTP_CLIENTS)]
-    first = 0
+    first = b""
     with ThreadPoolExecutor(HTTP_CLIENTS) as threads:
         for answers in threads.map(lambda share: list(client(share)), shares):
             for number, answer in answers:
                 questions.check(number, answer)
                 if number == 0:
-                    first = len(answer)
+                    first = answer
     return Question(bodies[0], "/predict", ("content-type: application/json",), True, first)

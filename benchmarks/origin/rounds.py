@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import tempfile
@@ -16,9 +17,9 @@ import numpy as np
 from benchmarks.harness import Metrics, Outcome, Round, spreads_of, verdict_of
 from benchmarks.loads import run_in_loop
 from benchmarks.machine import Others
-from benchmarks.origin import contenders, h2load, targets, weights
+from benchmarks.origin import contenders, h2load, load, targets, weights
+from benchmarks.origin.closed_loop import NoAnswerError, Run, Shape
 from benchmarks.origin.contenders import Contender, Files, Workload
-from benchmarks.origin.h2load import Shape
 from benchmarks.origin.openloop import open_loop
 from benchmarks.origin.questions import Question
 from benchmarks.serving import questions as asked
@@ -32,9 +33,6 @@ PATIENCE = 2.0
 
 LATENCIES = 8
 """A run lasts for at least as many times as a request takes: a slow one must end, too."""
-
-LOGGED = 0.6
-"""The share of a cell's time that is measured once more with every latency written to a file."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +57,16 @@ class Running:
     server: Server
     question: Question
     calls: weights.Calls
+    load: Path
     metrics: Metrics = field(default_factory=dict)
 
 
-def prepare(folder: Path, go: Path, trivial: Path) -> Files:
+def prepare(folder: Path, go: Path, trivial: Path, load: Path) -> Files:
     """Write the weights."""
     written, calls = folder / "weights", folder / "calls"
     weights.write(written)
     calls.write_bytes(bytes(8))
-    return Files(go, trivial, written, calls)
+    return Files(go, trivial, load, written, calls)
 
 
 def start(
@@ -77,49 +76,58 @@ def start(
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     calls = Path(folder) / "calls"
     calls.write_bytes(bytes(8))
-    files = Files(plan.files.go, plan.files.trivial, plan.files.weights, calls)
+    files = dataclasses.replace(plan.files, calls=calls)
     command = contender.command(files, workload)
     if workload.pinned and plan.cores.server is not None:
         command = ["taskset", "-c", str(plan.cores.server), *command]
     server = stack.enter_context(started(command))
-    return Running(contender, server, contender.check(server.port), weights.Calls(calls))
+    question = contender.check(server.port)
+    return Running(contender, server, question, weights.Calls(calls), files.load)
 
 
-def latency_of(ask: Callable[..., h2load.Run], shape: Shape, seconds: float) -> float:
+def asking(running: Running, shape: Shape, core: int | None) -> Callable[[float], Run]:
+    """What keeps requests in flight for so many seconds: h2load where HTTP/1.1 is spoken."""
+    port, question = running.server.port, running.question
+    if question.http1:
+        return lambda seconds: h2load.closed_loop(port, question, shape, seconds, core)
+    return lambda seconds: load.closed_loop(running.load, port, question, shape, seconds, core)
+
+
+def latency_of(ask: Callable[[float], Run], shape: Shape, seconds: float) -> float:
     """About how long a request takes, in seconds: what warms the server up tells it, too."""
     while True:
         try:
-            run = ask(seconds=seconds, log=False)
+            run = ask(seconds)
             return shape.in_flight * run.seconds / run.answers
-        except h2load.NoAnswerError:
+        except NoAnswerError:
             if seconds > PATIENCE:
                 raise
             seconds *= 4
 
 
 def closed(running: Running, name: str, shape: Shape, seconds: float, core: int | None) -> Metrics:
-    """One closed loop, twice: for its rate and its cost, then with every latency written down."""
-    ask = functools.partial(
-        h2load.closed_loop, running.server.port, running.question, shape, core=core
-    )
+    """One closed loop."""
+    ask = asking(running, shape, core)
     seconds = max(seconds, LATENCIES * latency_of(ask, shape, min(WARM_UP, seconds)))
     cpu, calls = running.server.cpu(), running.calls.read()
-    rate = ask(seconds=seconds, log=False)
+    run = ask(seconds)
     cpu, calls = running.server.cpu() - cpu, running.calls.read() - calls
-    logged = ask(seconds=LOGGED * seconds, log=True)
-    p50, p99 = np.percentile(logged.latencies, [50, 99])
+    # The server's part of the run's warm-up, which its processor time has, too.
+    answers = run.answers if running.question.http1 else run.answers * (1 + load.WARM_UP / seconds)
+    p50, p99 = np.percentile(run.latencies, [50, 99])
     reached = {
-        "throughput": rate.answers / rate.seconds,
+        "throughput": run.answers / run.seconds,
         "p50": float(p50),
         "p99": float(p99),
-        "cpu_us": cpu / rate.answers * 1e6,
-        "server_busy": cpu / rate.seconds,
-        "load_busy": rate.own_cpu / rate.seconds,
-        "logged_throughput": logged.answers / logged.seconds,
-        "logged_load_busy": logged.own_cpu / logged.seconds,
+        "cpu_us": cpu / answers * 1e6,
+        "server_busy": cpu / answers * run.answers / run.seconds,
+        "load_busy": run.own_cpu / run.seconds,
     }
     if calls:  # who serves no model has no batches
-        reached["batch"] = rate.answers / calls
+        reached["batch"] = answers / calls
+    if running.contender.name == contenders.COMPARED and name in contenders.COMPARED_CELLS:
+        other = h2load.closed_loop(running.server.port, running.question, shape, seconds, core)
+        reached["h2load"] = other.answers / other.seconds
     return {f"{metric} {name}": value for metric, value in reached.items()}
 
 

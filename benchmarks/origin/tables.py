@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from benchmarks import report
 from benchmarks.harness import Outcome, Spread
-from benchmarks.origin.contenders import CEILING, CELLS, RATES, WORKLOADS
+from benchmarks.origin.contenders import (
+    CEILING,
+    CELLS,
+    COMPARED,
+    COMPARED_CELLS,
+    RATES,
+    WORKLOADS,
+)
 
 Spreads = dict[str, Spread]
 
@@ -120,12 +127,17 @@ def load_check(outcome: Outcome) -> str:
         parts.append("In no cell was the load generator at its limit while the server was not.")
     if CEILING in outcome.metrics:
         spreads = outcome.metrics[CEILING]
-        most = ", ".join(
-            f"{spreads[f'throughput {cell}'].median:,.0f} at {cell} "
-            f"({spreads[f'logged_throughput {cell}'].median:,.0f} while it logs)"
-            for cell in CELLS
-        )
+        most = ", ".join(f"{spreads[f'throughput {cell}'].median:,.0f} at {cell}" for cell in CELLS)
         parts.append(f"Against a server that does nothing but frames it reaches {most}.")
+    compared = outcome.metrics.get(COMPARED, {})
+    cells = [cell for cell in COMPARED_CELLS if f"h2load {cell}" in compared]
+    if cells:
+        both = ", ".join(
+            f"{compared[f'h2load {cell}'].median:,.0f} and "
+            f"{compared[f'throughput {cell}'].median:,.0f} at {cell}"
+            for cell in cells
+        )
+        parts.append(f"h2load and it reach, against {COMPARED}: {both}.")
     return " ".join(parts)
 
 

@@ -51,9 +51,15 @@ def require() -> None:
         )
 
 
-def _build(command: Sequence[str], target: Path, sources: Sequence[Path], **more: str) -> Path:
-    """Run a compiler, unless its target is newer than all sources."""
-    newest = max(source.stat().st_mtime for source in sources)
+def _build(
+    command: Sequence[str],
+    target: Path,
+    sources: Sequence[Path],
+    headers: Sequence[Path] = (),
+    **more: str,
+) -> Path:
+    """Run a compiler, unless its target is newer than all that it is made of."""
+    newest = max(source.stat().st_mtime for source in [*sources, *headers])
     if not target.exists() or target.stat().st_mtime < newest:
         target.parent.mkdir(parents=True, exist_ok=True)
         ended = subprocess.run(
@@ -82,10 +88,11 @@ def build_go(folder: Path) -> Path:
     )
 
 
-def build_trivial(folder: Path) -> Path:
-    """The server that does nothing but frames."""
-    target = folder / "trivial"
-    return _build(["g++", "-O2", "-std=c++20", "-o", str(target)], target, [HERE / "trivial.cpp"])
+def build_cpp(folder: Path, name: str) -> Path:
+    """The load generator, or the server that does nothing but frames."""
+    target = folder / name
+    command = ["g++", "-O2", "-std=c++20", "-o", str(target)]
+    return _build(command, target, [HERE / f"{name}.cpp"], headers=[HERE / "frames.hpp"])
 
 
 def versions() -> dict[str, str]:

@@ -17,24 +17,12 @@
 #include <string>
 #include <unordered_map>
 
+#include "frames.hpp"
+
 namespace {
 
-enum Kind : std::uint8_t { kData = 0, kHeaders = 1, kSettings = 4, kPing = 6, kWindow = 8 };
-constexpr std::uint8_t kEndStream = 1, kAck = 1, kEndHeaders = 4;
-constexpr std::size_t kHead = 9, kPreface = 24, kRoom = 1 << 18;
+constexpr std::size_t kRoom = 1 << 18;
 constexpr std::uint32_t kWindowGiven = 1 << 20;
-
-void put32(std::string& out, std::uint32_t value) {
-    for (int shift = 24; shift >= 0; shift -= 8) out.push_back(static_cast<char>(value >> shift));
-}
-
-void put_frame(std::string& out, Kind kind, std::uint8_t flags, std::uint32_t stream,
-               const std::string& payload) {
-    put32(out, static_cast<std::uint32_t>(payload.size()) << 8 | kind);
-    out.push_back(static_cast<char>(flags));
-    put32(out, stream);
-    out += payload;
-}
 
 // A literal header that is not remembered (RFC 7541, 6.2.2).
 std::string literal(const std::string& name, const std::string& value) {
@@ -57,14 +45,8 @@ struct Connection {
     std::string in;
     std::string out;
     bool greeted = false;
-    std::uint32_t taken = 0;  // bytes of data since the window was last opened
+    std::size_t taken = 0;  // bytes of data since the window was last opened
 };
-
-std::uint32_t get(const char* at, int bytes) {
-    std::uint32_t value = 0;
-    for (int i = 0; i < bytes; ++i) value = value << 8 | static_cast<std::uint8_t>(at[i]);
-    return value;
-}
 
 void answer(Connection& connection, std::uint32_t stream, const Answer& with) {
     put_frame(connection.out, kHeaders, kEndHeaders, stream, with.headers);
@@ -73,34 +55,30 @@ void answer(Connection& connection, std::uint32_t stream, const Answer& with) {
 }
 
 void take(Connection& connection, const Answer& with) {
-    std::size_t at = 0;
-    std::string& in = connection.in;
+    std::string_view in = connection.in;
     if (!connection.greeted) {
-        if (in.size() < kPreface) return;
-        at = kPreface;
+        if (in.size() < kPreface.size()) return;
+        in.remove_prefix(kPreface.size());
         connection.greeted = true;
         put_frame(connection.out, kSettings, 0, 0, "");
     }
-    while (in.size() - at >= kHead) {
-        const char* head = in.data() + at;
-        const std::uint32_t length = get(head, 3);
-        if (in.size() - at < kHead + length) break;
-        const auto kind = static_cast<std::uint8_t>(head[3]);
-        const auto flags = static_cast<std::uint8_t>(head[4]);
-        if (kind == kData) connection.taken += length;
-        if (kind == kSettings && !(flags & kAck)) put_frame(connection.out, kSettings, kAck, 0, "");
-        if (kind == kPing && !(flags & kAck)) {
-            put_frame(connection.out, kPing, kAck, 0, in.substr(at + kHead, length));
+    for (Frame frame; next_frame(in, frame);) {
+        const bool acknowledges = (frame.flags & kAck) != 0;
+        if (frame.kind == kData) connection.taken += frame.payload.size();
+        if (frame.kind == kSettings && !acknowledges) {
+            put_frame(connection.out, kSettings, kAck, 0, "");
         }
-        if ((kind == kData || kind == kHeaders) && flags & kEndStream) {
-            answer(connection, get(head + 5, 4), with);
+        if (frame.kind == kPing && !acknowledges) {
+            put_frame(connection.out, kPing, kAck, 0, frame.payload);
         }
-        at += kHead + length;
+        if ((frame.kind == kData || frame.kind == kHeaders) && frame.flags & kEndStream) {
+            answer(connection, frame.stream, with);
+        }
     }
-    in.erase(0, at);
+    connection.in.erase(0, connection.in.size() - in.size());
     if (connection.taken > kWindowGiven / 64) {
         std::string opened;
-        put32(opened, connection.taken);
+        put32(opened, static_cast<std::uint32_t>(connection.taken));
         put_frame(connection.out, kWindow, 0, 0, opened);
         connection.taken = 0;
     }
