@@ -63,6 +63,7 @@ class Connection {
 
     // For its owner: what is to be flushed, and its place in the list of all.
     bool dirty = false;
+    bool doomed = false;
     bool watching_writes = false;
     std::size_t place = 0;
 

@@ -248,7 +248,7 @@ void Worker::check_time() {
     hurry_ = false;
     bool hurried = false;
     for (const auto& connection : connections_) {
-        if (!connection->check_time(time)) doomed_.push_back(connection.get());
+        if (!connection->check_time(time)) doom(*connection);
         hurried |= connection->hurried();
         mark(*connection);
     }
@@ -292,8 +292,7 @@ void Worker::stop_accepting() {
 
 void Worker::serve(Connection& connection, std::uint32_t events) {
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR | EPOLLRDHUP)) != 0 && !connection.receive()) {
-        doomed_.push_back(&connection);
-        return;
+        return doom(connection);
     }
     hurry_ |= connection.hurried();
     mark(connection);
@@ -312,7 +311,7 @@ void Worker::flush_dirty() {
         Connection& connection = *dirty_[i];
         connection.dirty = false;
         if (!connection.flush()) {
-            doomed_.push_back(&connection);
+            doom(connection);
             continue;
         }
         if (connection.blocked() != connection.watching_writes) {
@@ -324,6 +323,12 @@ void Worker::flush_dirty() {
     }
     dirty_.clear();
     close_doomed();
+}
+
+void Worker::doom(Connection& connection) {
+    if (connection.doomed) return;  // it hung up in the moment in which its time was over
+    connection.doomed = true;
+    doomed_.push_back(&connection);
 }
 
 void Worker::close_doomed() {

@@ -96,6 +96,8 @@ class Worker final : public Requests {
     void stop_accepting();
     void serve(Connection& connection, std::uint32_t events);
     void close(Connection& connection);
+    /// Has it closed once nobody iterates over what it owns.
+    void doom(Connection& connection);
     void close_doomed();
     /// False: the thread is to end.
     bool take_orders();
