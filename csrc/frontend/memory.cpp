@@ -9,6 +9,14 @@
 #include <new>
 #include <utility>
 
+#if defined(__SANITIZE_ADDRESS__)
+#define TIDEGATE_WATCHED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define TIDEGATE_WATCHED 1
+#endif
+#endif
+
 namespace tidegate::frontend {
 
 namespace {
@@ -93,7 +101,7 @@ void* resize(void* piece, std::size_t size, void*) {
 }  // namespace
 
 nghttp2_mem* pooled_memory() noexcept {
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef TIDEGATE_WATCHED
     return nullptr;
 #else
     static nghttp2_mem memory{nullptr, take, give, take_zeroed, resize};
