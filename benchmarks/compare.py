@@ -17,39 +17,22 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, report
+from benchmarks import arguments, machine, report
+from benchmarks.arguments import ROOT
 from benchmarks.harness import Outcome, Settings, run
 from benchmarks.scenarios import SCENARIOS
 
-ROOT = Path(__file__).parents[1]
 QUICK = Settings(seconds=0.05, calls=100, idle_seconds=0.5)
 SECONDS_PER_VARIANT = 20.0
 """No variant comes near this in one round; a scenario gets it for each before it is ended."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmarks.compare", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
-    parser.add_argument("--only", default="", help="scenarios: " + ",".join(SCENARIOS))
-    parser.add_argument(
-        "--variants", default="", help="only variants whose names contain one of these, by comma"
-    )
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = arguments.parser_of("benchmarks.compare", __doc__, 5, "scenarios", SCENARIOS)
     parser.add_argument("--seconds", type=float, help="how long each variant of a round runs")
     parser.add_argument("--uvloop", action="store_true", help="run the event loops on uvloop")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
-    )
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    options.only = [name for name in options.only.split(",") if name] or list(SCENARIOS)
-    unknown = sorted(set(options.only) - set(SCENARIOS))
-    if unknown:
-        parser.error(f"unknown scenarios {unknown}; there are {list(SCENARIOS)}")
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    options.variants = [part for part in options.variants.split(",") if part]
-    return options
+    return arguments.parsed(parser, given)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -83,11 +66,11 @@ def time_limit(name: str, rounds: int) -> float:
     return SECONDS_PER_VARIANT * len(SCENARIOS[name].variants) * rounds
 
 
-def measure(name: str, arguments: Sequence[str], rounds: int) -> Outcome:
+def measure(name: str, given: Sequence[str], rounds: int) -> Outcome:
     """Run one scenario in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder) / "outcome.json"
-        command = [sys.executable, "-m", "benchmarks.compare", *arguments]
+        command = [sys.executable, "-m", "benchmarks.compare", *given]
         command += ["--only", name, "--child", str(record)]
         limit = time_limit(name, rounds) + 10  # after the child's own, which says where it hung
         ended = subprocess.run(command, cwd=ROOT, timeout=limit, check=False)
@@ -98,18 +81,18 @@ def measure(name: str, arguments: Sequence[str], rounds: int) -> Outcome:
     return Outcome(name, scenario.question, rounds, {}, [], [], {"all variants": failure}, 0.0)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Compare; 1 where a variant failed or gave a wrong answer, whatever the targets say."""
-    options = parse(arguments)
+    options = parse(given)
     if options.child is not None:
         child(options)
         return 0
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    passed_on = sys.argv[1:] if given is None else given
     described = machine.describe()
     print(f"{described['cpu']}, {described['cores']} cores, Python {described['python']}")
     outcomes = []
     for name in options.only:
-        outcomes.append(measure(name, given, rounds_of(options)))
+        outcomes.append(measure(name, passed_on, rounds_of(options)))
         report.print_scenario(outcomes[-1], SCENARIOS[name].columns)
     report.print_targets(outcomes)
     options.out.mkdir(parents=True, exist_ok=True)

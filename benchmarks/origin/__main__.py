@@ -17,8 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import machine, report
-from benchmarks.compare import ROOT
+from benchmarks import arguments, machine, report
+from benchmarks.arguments import ROOT
 from benchmarks.origin import contenders, rounds, tables, tools
 from benchmarks.origin.contenders import WORKLOADS
 from benchmarks.serving.process import ENVIRONMENT, Cores, compile_modules
@@ -29,36 +29,20 @@ SECONDS_PER_SERVER = 120.0
 QUICK_SECONDS = 0.1
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmarks.origin", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default 5)")
-    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
-    parser.add_argument("--only", default="", help="workloads: " + ",".join(WORKLOADS))
-    parser.add_argument(
-        "--variants", default="", help="only servers whose names contain one of these, by comma"
-    )
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = arguments.parser_of("benchmarks.origin", __doc__, 5, "workloads", WORKLOADS)
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="how long each cell is measured (default 1)"
     )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
-    )
-    options = parser.parse_args(arguments)
-    options.only = [name for name in options.only.split(",") if name] or list(WORKLOADS)
-    unknown = sorted(set(options.only) - set(WORKLOADS))
-    if unknown:
-        parser.error(f"unknown workloads {unknown}; there are {list(WORKLOADS)}")
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    options = arguments.parsed(parser, given)
     if not options.seconds > 0:
         parser.error(f"--seconds must be above 0, got {options.seconds}")
-    options.variants = [part for part in options.variants.split(",") if part]
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Measure; 1 where a server failed or answered wrongly, 2 where something is missing."""
-    options = parse(arguments)
+    options = parse(given)
     try:
         tools.require()
     except tools.MissingError as error:

@@ -14,10 +14,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks import machine, report
-from benchmarks.compare import ROOT
+from benchmarks import arguments, machine, report
 from benchmarks.serving.process import ENVIRONMENT, Cores, compile_modules
 from benchmarks.serving.rounds import Schedule, run
 from benchmarks.serving.tables import print_outcome
@@ -27,37 +25,21 @@ SECONDS_PER_SERVER = 60.0
 """No server comes near this in one round; the program ends, with its stacks, after as many."""
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmarks.serving", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default 7)")
-    parser.add_argument("--quick", action="store_true", help="one short round: does it run?")
-    parser.add_argument("--only", default="", help="doors: " + ",".join(COMPARISONS))
-    parser.add_argument(
-        "--variants", default="", help="only servers whose names contain one of these, by comma"
-    )
+def parse(given: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = arguments.parser_of("benchmarks.serving", __doc__, 7, "doors", COMPARISONS)
     parser.add_argument(
         "--turns", type=int, default=4, help="how often each server is loaded in a round"
     )
     parser.add_argument("--uvloop", action="store_true", help="run the servers on uvloop")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder for the results"
-    )
-    options = parser.parse_args(arguments)
-    options.only = [name for name in options.only.split(",") if name] or list(COMPARISONS)
-    unknown = sorted(set(options.only) - set(COMPARISONS))
-    if unknown:
-        parser.error(f"unknown doors {unknown}; there are {list(COMPARISONS)}")
-    if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    options = arguments.parsed(parser, given)
     if options.turns < 1:
         parser.error(f"--turns must be at least 1, got {options.turns}")
-    options.variants = [part for part in options.variants.split(",") if part]
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Compare; 1 where a server failed or gave a wrong answer, whatever the ratios say."""
-    options = parse(arguments)
+    options = parse(given)
     schedule = (
         Schedule(rounds=1, turns=1, seconds=0.05, warm_up=0.05, uvloop=options.uvloop)
         if options.quick

@@ -84,8 +84,9 @@ Nanos Engine::watch_gil(Nanos now) noexcept {
     for (const auto& executor : executors_) {
         const Nanos wanted_at = executor->gil_wanted_at.load(std::memory_order_seq_cst);
         if (wanted_at != kNever) {
+            // Looked at when it has waited for long, and more often from then on.
             starving = starving || now - wanted_at >= kWatchPeriod;
-            next = std::min(next, now + kWatchPeriod / 4);
+            next = std::min(next, std::max(wanted_at + kWatchPeriod, now + kWatchPeriod / 4));
             continue;
         }
         if (executor->running.empty()) continue;

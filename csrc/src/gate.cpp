@@ -50,7 +50,7 @@ void Gate::ask(bool urgent) noexcept {
         }
     }
     // Relaxed: set once when the bindings are loaded.
-    if (auto* hook = main_thread_hook_.load(std::memory_order_relaxed)) hook();
+    if (auto* hook = holder_hook_.load(std::memory_order_relaxed)) hook();
 }
 
 void Gate::stay_away(const Clock& clock) noexcept {

@@ -86,7 +86,7 @@ void test_loops_with_requests_and_the_main_thread_are_asked() {
     gate.add_port(*gone);
     gate.remove_port(*gone);
     gate.remove_port(*gone);
-    gate.set_main_thread_hook(count_hook);
+    gate.set_holder_hook(count_hook);
     hook_calls = 0;
     gate.ask();
     CHECK(readable(*busy));

@@ -92,8 +92,8 @@ void test_a_request_from_end_to_end() {
 void test_the_gate() {
     const Waist& w = waist();
     w.gate_reset_after_fork();  // as in a new process: nobody has waited for long
-    static int asked_main_thread = 0;
-    w.gate_set_main_thread_hook([] { ++asked_main_thread; });
+    static int asked_holder = 0;
+    w.gate_set_holder_hook([] { ++asked_holder; });
     Port* port = w.port_new(false);
     w.gate_add_port(port);
     const Nanos wanted_at = w.gate_want();
@@ -101,7 +101,7 @@ void test_the_gate() {
     Gate::instance().nudge();
     CHECK(w.gate_asked());
     CHECK(w.gate_urgent());
-    CHECK_EQUAL(asked_main_thread, 1);
+    CHECK_EQUAL(asked_holder, 1);
     w.gate_stay_away();  // nobody comes
     CHECK(!w.gate_asked());
     w.gate_got(wanted_at);
@@ -111,7 +111,7 @@ void test_the_gate() {
     CHECK(notices[0].kind == NoticeKind::Stop);
     w.gate_remove_port(port);
     w.gate_reset_after_fork();
-    w.gate_set_main_thread_hook(nullptr);
+    w.gate_set_holder_hook(nullptr);
     w.port_release(port);
 }
 

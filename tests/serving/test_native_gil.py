@@ -1,4 +1,4 @@
-"""A batch through the native door takes the GIL once, however many requests it has."""
+"""A batch through the native door takes the GIL once, and gets it from a thread that computes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,47 @@ def test_a_batch_takes_the_gil_once(counter: Path) -> None:
     # One for each batch; now and then one more for rows that were reserved and not yet copied when
     # the batch was sealed, and some for the questions.
     assert batches <= acquired <= 1.1 * batches + 20, (acquired, batches, rows)
+
+
+SPINNING = """
+import sys, threading
+import numpy as np
+from tidegate import Batcher, TensorSpec
+from tidegate.serving import Models, Served
+from tidegate.serving.native import NativeServer
+
+def spin():
+    while True:
+        pass
+
+batcher = Batcher(lambda rows: rows, inputs=TensorSpec((3,), "float32"))
+server = NativeServer(Models(Served("m", batcher, example=np.zeros(3, np.float32)))).start()
+print(*server.address, flush=True)
+sys.setswitchinterval({interval})
+threading.Thread(target=spin).start()
+"""
+INTERVAL = 2.0
+"""Seconds for which a thread that computes keeps the GIL, unless it is asked."""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="before 3.12 such a thread is out of reach")
+def test_a_thread_that_computes_is_asked_for_the_gil() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SPINNING.format(interval=INTERVAL)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            host, port = process.stdout.readline().split()
+            with Http2((host, int(port))) as client:
+                client.call(1, PREDICT, MESSAGE)
+                client.answer(1)  # by now the thread computes
+                began = time.monotonic()
+                for stream in range(3, 23, 2):
+                    client.call(stream, PREDICT, MESSAGE)
+                    assert client.answer(stream)[1]["grpc-status"] == "0"
+                # A millisecond or two each; unasked, the ten would take ten intervals.
+                assert time.monotonic() - began < 5 * INTERVAL
+        finally:
+            process.kill()

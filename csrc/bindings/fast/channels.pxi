@@ -282,27 +282,46 @@ cdef void yield_gil():
             w.gate_stay_away()
 
 
-cdef unsigned long _main_thread = PyThread_get_thread_ident()
-cdef int _models_in_main_thread = 0  # that it runs now, as a leading caller or an inline loop
+cdef extern from *:
+    """
+    #include <dlfcn.h>
+    // Models that run in this thread now: an executor's, a leading caller's or an inline loop's.
+    static thread_local int tidegate_models_here = 0;
+
+    // Has the thread that holds the GIL call `yield` within some bytecodes, if it is the main
+    // thread. From 3.12 on each interpreter has pending calls for whichever thread comes first,
+    // which is the one that holds the GIL; that function is not public, so it is looked up.
+    static void tidegate_ask_holder(int (*yield)(void*)) {
+    #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
+        using Add = int (*)(PyInterpreterState*, int (*)(void*), void*, int);
+        static const Add add = reinterpret_cast<Add>(dlsym(RTLD_DEFAULT, "_PyEval_AddPendingCall"));
+        if (add != nullptr) {
+            add(PyInterpreterState_Main(), yield, nullptr, 0);
+            return;
+        }
+    #endif
+        Py_AddPendingCall(yield, nullptr);
+    }
+    """
+    int tidegate_models_here
+    void tidegate_ask_holder(int (*)(void*) noexcept) noexcept nogil
 
 
-cdef int _yield_in_main_thread(void* unused) noexcept:
-    # A main thread that runs the model itself would only ask itself to wait.
-    if _models_in_main_thread == 0:
+cdef int _yield_to_executor(void* unused) noexcept:
+    # A thread that runs the model itself would only ask itself to wait.
+    if tidegate_models_here == 0:
         yield_gil()
     return 0
 
 
-cdef void _ask_main_thread() noexcept nogil:
+cdef void _ask_holder() noexcept nogil:
     """Called by the core without the GIL. A full queue of pending calls is as good."""
-    Py_AddPendingCall(_yield_in_main_thread, NULL)
+    tidegate_ask_holder(_yield_to_executor)
 
 
 def _forget_after_fork():
     """The child shares the parent's descriptors and has none of its threads."""
-    global _last_state, _last_channel, _callback_channel, _main_thread, _models_in_main_thread
-    _main_thread = PyThread_get_thread_ident()
-    _models_in_main_thread = 0
+    global _last_state, _last_channel, _callback_channel
     _last_state = NULL
     _last_channel = NULL
     _callback_channel = None
@@ -315,7 +334,7 @@ def _forget_after_fork():
 def stop_callbacks(timeout):
     """At interpreter exit: lets the callback thread finish what was posted."""
     global _callback_channel
-    _waist().gate_set_main_thread_hook(NULL)
+    _waist().gate_set_holder_hook(NULL)
     channel, _callback_channel = _callback_channel, None
     if channel is not None:
         (<CallbackChannel>channel).stop(timeout)

@@ -139,15 +139,13 @@ cdef class Runner:
                             1e-9 * (taken.model_started - taken.oldest))
 
     cdef void enter_model(self) noexcept:
-        global _models_in_main_thread
+        global tidegate_models_here
         self.thread = PyThread_get_thread_ident()
-        if self.thread == _main_thread:
-            _models_in_main_thread += 1
+        tidegate_models_here += 1
 
     cdef void leave_model(self, unsigned long outer) noexcept:
-        global _models_in_main_thread
-        if self.thread == _main_thread:
-            _models_in_main_thread -= 1
+        global tidegate_models_here
+        tidegate_models_here -= 1
         self.thread = outer
 
     def serve(self):

@@ -19,7 +19,7 @@ def load_waist(capsule):
     global _table
     cdef EngineHandle* handle = <EngineHandle*>PyCapsule_GetPointer(capsule, kCapsuleName)
     _table = handle.waist
-    _table.gate_set_main_thread_hook(_ask_main_thread)
+    _table.gate_set_holder_hook(_ask_holder)
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 

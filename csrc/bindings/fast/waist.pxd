@@ -152,7 +152,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void gate_stay_away() noexcept nogil
         int64_t gate_want() noexcept nogil
         void gate_got(int64_t) noexcept nogil
-        void gate_set_main_thread_hook(void (*)() noexcept nogil) noexcept nogil
+        void gate_set_holder_hook(void (*)() noexcept nogil) noexcept nogil
         void gate_reset_after_fork() noexcept nogil
 
     struct EngineHandle:

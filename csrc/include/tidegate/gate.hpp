@@ -4,7 +4,7 @@
 // seconds: the loop lets go for a microsecond or two in each poll, the waiter needs tens of
 // microseconds to wake, finds the GIL taken, and its switch interval starts over. The gate knows
 // who waits. When waiting proves slow it asks the event loops with requests in flight (through
-// their ports) and the main thread (through a pending call) to let the GIL go and to stay away
+// their ports) and whoever holds the GIL (through a pending call) to let it go and to stay away
 // until the waiter says that it has it. Nobody touches the process's switch interval, and in a
 // process that nobody starves none of this happens.
 //
@@ -50,8 +50,8 @@ class Gate {
 
     void add_port(Port& port);
     void remove_port(Port& port) noexcept;
-    /// `callback` makes the main thread call yield; it must be callable without the GIL.
-    void set_main_thread_hook(void (*callback)()) noexcept { main_thread_hook_ = callback; }
+    /// `callback` makes the thread that holds the GIL give it away; it is called without the GIL.
+    void set_holder_hook(void (*callback)()) noexcept { holder_hook_ = callback; }
     /// The child of a fork has none of the waiting threads.
     void reset_after_fork() noexcept;
 
@@ -66,7 +66,7 @@ class Gate {
     std::atomic<std::uint32_t> turn_{0};  // futex word: counts acquisitions
     std::atomic<std::uint32_t> staying_away_{0};
     std::atomic<std::int32_t> contended_{0};
-    std::atomic<void (*)()> main_thread_hook_{nullptr};
+    std::atomic<void (*)()> holder_hook_{nullptr};
     std::mutex mutex_;
     std::vector<Port*> ports_;  // under mutex_
 };

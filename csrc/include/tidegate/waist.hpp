@@ -91,7 +91,7 @@ struct Waist {
     void (*gate_stay_away)() noexcept;  // without the GIL
     Nanos (*gate_want)() noexcept;
     void (*gate_got)(Nanos wanted_at) noexcept;
-    void (*gate_set_main_thread_hook)(void (*)()) noexcept;
+    void (*gate_set_holder_hook)(void (*)()) noexcept;
     void (*gate_reset_after_fork)() noexcept;
 };
 
