@@ -56,7 +56,7 @@ def test_it_compiles_for_every_architecture_without_spilling(compiler: Nvrtc) ->
             assert all(name.encode() in one.output for name in kernels.KERNELS)
             frames = re.findall(r"\d+ bytes stack frame.*", one.log)
             assert len(frames) == len(kernels.KERNELS)
-            # Compilers for older and for newer devices than these spill up to two words in one kernel.
+            # For other devices one kernel spills one or two words with some compilers.
             wanted = NO_FRAME if architecture in WITHOUT_SPILLS else r"[08] bytes stack frame.*"
             assert all(re.fullmatch(wanted, frame) for frame in frames)
 
