@@ -79,6 +79,18 @@ def test_results_go_where_they_are_wanted(fake_cupy: FakeCupy) -> None:
     fake_cupy.check()
 
 
+def test_a_mask_that_nobody_wants_is_not_written(fake_cupy: FakeCupy) -> None:
+    values = fake_cupy.asarray(np.array([1, 2, 3], dtype=np.float32))
+    offsets = fake_cupy.asarray(np.array([0, 1, 3], dtype=np.int32))
+    header = fake_cupy.asarray(np.array([2], dtype=np.int32))
+    out = fake_cupy.empty((2, 2), np.float32)
+    fill = np.zeros(1, dtype=[("words", np.uint32, 4)])
+    arguments = (values, offsets, out, None, header, np.int32(2), np.int32(2), np.int32(1), fill)
+    fake_cupy.shim.launch("pad_v4", (1, 1), (32,), arguments, seed=1)
+    assert out.tolist() == [[1, 0], [2, 3]]
+    fake_cupy.check()
+
+
 def test_everything_is_compiled_ahead(fake_cupy: FakeCupy) -> None:
     kernels.prepare(fake_cupy)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -29,6 +31,15 @@ def test_importing_the_operations_needs_numpy_alone() -> None:
         "assert not {'cupy', 'ml_dtypes', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_every_operation_is_described_with_its_arguments() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/gpu-operations.md").read_text()
+    for name in ops.__all__:
+        parameters = inspect.signature(getattr(ops, name)).parameters.values()
+        bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+        written = str(inspect.Signature(bare)).replace("'", '"')
+        assert f"`{name}{written}`" in page
 
 
 # u8_affine
