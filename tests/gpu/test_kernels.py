@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 
 from tests.gpu.checks import CHECKS, Device
 from tests.gpu.fake_cupy import FakeCupy
+from tests.gpu.guarded import GuardedCupy
 from tests.gpu.shim_driver import Shim, ShimError
 from tidegate.gpu import kernels, ops
 
@@ -34,17 +38,40 @@ def test_a_kernel_does_what_its_numpy_body_does(
     fake_cupy.check()
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("check", ALL, ids=name_of)
-def test_a_kernel_does_on_a_gpu_what_its_numpy_body_does(check: Check) -> None:
+@pytest.fixture(scope="module")
+def real_cupy() -> GuardedCupy:
     if importlib.util.find_spec("cupy") is None:
         pytest.skip("needs CuPy")
-    cupy = pytest.importorskip("cupy")
+    cupy = importlib.import_module("cupy")
     if not cupy.cuda.is_available():
         pytest.skip("needs a CUDA device")
+    return GuardedCupy(cupy)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("check", ALL, ids=name_of)
+def test_a_kernel_does_on_a_gpu_what_its_numpy_body_does(
+    check: Check, real_cupy: GuardedCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", real_cupy)
     seed = int(np.random.default_rng().integers(2**32))
     print(f"seed {seed}")
-    check(Device(cupy, seed))
+    check(Device(real_cupy, seed))
+    real_cupy.check()
+
+
+@pytest.mark.parametrize("check", CHECKS["pad"], ids=name_of)
+def test_the_guards_of_a_gpu_work_on_a_cpu(
+    check: Check, fake_cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = GuardedCupy(fake_cupy)
+    monkeypatch.setitem(sys.modules, "cupy", guarded)
+    check(Device(guarded, 0))
+    guarded.check()
+    beside = guarded.empty((4,), np.int32)
+    beside.ctypes.data_as(ctypes.POINTER(ctypes.c_int32))[4] = 0
+    with pytest.raises(AssertionError, match="behind a result"):
+        guarded.check()
 
 
 def test_the_list_of_kernels_is_that_of_the_text(shim: Shim) -> None:
