@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Folders to look in besides sys.path, separated like PATH: where `pip install --target` put the
-# wheel of the other major, since both cannot always share an environment.
+# wheels, if not into the environment, which has room for both.
 FOLDERS = "TIDEGATE_NVRTC"
 
 
