@@ -101,7 +101,7 @@ def stubs(session: nox.Session) -> None:
 @nox.session(python=["3.10", "3.11", "3.12", "3.13", "3.14"])
 def tests(session: nox.Session) -> None:
     """The Python tests; `nox -s tests-3.11 -- -m soak` for the long ones."""
-    session.install(".[test,test-models]")
+    session.install(".[test,test-models,test-cuda]")
     session.run("pytest", *session.posargs)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def parser_of(name: str, about: str | None, rounds: int, what: str, names: Collection[str]) -> (
-    argparse.ArgumentParser
-):
+def parser_of(
+    name: str, about: str | None, rounds: int, what: str, names: Collection[str]
+) -> argparse.ArgumentParser:
     """A parser with the shared options.
 
     Args:
@@ -37,9 +37,7 @@ def parser_of(name: str, about: str | None, rounds: int, what: str, names: Colle
     return parser
 
 
-def parsed(
-    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
-) -> argparse.Namespace:
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options, with lists as lists; what is out of range ends the program."""
     options = parser.parse_args(arguments)
     options.only = [name for name in options.only.split(",") if name] or options.names

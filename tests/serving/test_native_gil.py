@@ -125,7 +125,9 @@ batcher = Batcher(lambda rows: rows, inputs=TensorSpec((3,), "float32"))
 server = NativeServer(Models(Served("m", batcher, example=np.zeros(3, np.float32)))).start()
 print(*server.address, flush=True)
 sys.setswitchinterval({interval})
-threading.Thread(target=spin).start()
+thread = threading.Thread(target=spin)
+thread.start()
+thread.join()  # else the interpreter would be about to end, and ask nobody any more
 """
 INTERVAL = 2.0
 """Seconds for which a thread that computes keeps the GIL, unless it is asked."""

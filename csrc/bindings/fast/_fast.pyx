@@ -96,6 +96,12 @@ cdef enum:
     SMALL_OUTPUTS = 65536
 cdef enum:
     SMALL_ANSWER = 4096
+# How long a fork waits between two looks at those who yield the GIL.
+cdef enum:
+    YIELDING_MICROSECONDS = 50
+
+cdef extern from "unistd.h" nogil:
+    int usleep(unsigned int)
 
 cdef extern from *:
     """

@@ -307,10 +307,18 @@ cdef extern from *:
     void tidegate_ask_holder(int (*)(void*) noexcept) noexcept nogil
 
 
+# Threads that are in a pending call of ours, and forks under way. Both are guarded by the GIL.
+cdef int _yielding = 0
+cdef int _forking = 0
+
+
 cdef int _yield_to_executor(void* unused) noexcept:
+    global _yielding
     # A thread that runs the model itself would only ask itself to wait.
-    if tidegate_models_here == 0:
+    if tidegate_models_here == 0 and _forking == 0:
+        _yielding += 1
         yield_gil()
+        _yielding -= 1
     return 0
 
 
@@ -319,9 +327,31 @@ cdef void _ask_holder() noexcept nogil:
     tidegate_ask_holder(_yield_to_executor)
 
 
+cdef int _await_yielding() except -1:
+    """Waits until no thread is in a pending call of ours; the interpreter can run but one."""
+    while _yielding > 0:
+        with nogil:
+            usleep(YIELDING_MICROSECONDS)
+    return 0
+
+
+def _before_fork():
+    """The child would wait for ever for the end of a call that is made in another thread."""
+    global _forking
+    _forking += 1
+    _await_yielding()
+
+
+def _after_fork():
+    """In the parent."""
+    global _forking
+    _forking -= 1
+
+
 def _forget_after_fork():
     """The child shares the parent's descriptors and has none of its threads."""
-    global _last_state, _last_channel, _callback_channel
+    global _last_state, _last_channel, _callback_channel, _forking
+    _forking = 0
     _last_state = NULL
     _last_channel = NULL
     _callback_channel = None
@@ -331,10 +361,15 @@ def _forget_after_fork():
         (<Session>session).w.mark_forked((<Session>session).engine)
 
 
+def _before_exit():
+    """The interpreter, which runs what pends before it ends, would wait for such a call, too."""
+    _waist().gate_set_holder_hook(NULL)
+    _await_yielding()
+
+
 def stop_callbacks(timeout):
     """At interpreter exit: lets the callback thread finish what was posted."""
     global _callback_channel
-    _waist().gate_set_holder_hook(NULL)
     channel, _callback_channel = _callback_channel, None
     if channel is not None:
         (<CallbackChannel>channel).stop(timeout)
