@@ -167,8 +167,7 @@ constexpr Waist kWaist = {
     .gate_stay_away = []() noexcept { Gate::instance().stay_away(steady()); },
     .gate_want = []() noexcept { return Gate::instance().want(steady()); },
     .gate_got = [](Nanos wanted_at) noexcept { Gate::instance().got(wanted_at, steady()); },
-    .gate_set_holder_hook =
-        [](void (*hook)()) noexcept { Gate::instance().set_holder_hook(hook); },
+    .gate_set_holder_hook = [](void (*hook)()) noexcept { Gate::instance().set_holder_hook(hook); },
     .gate_reset_after_fork =
         []() noexcept {
             Gate::instance().reset_after_fork();
