@@ -8,8 +8,6 @@ namespace tidegate {
 namespace {
 
 constexpr Nanos kLongestReturn = 500 * kMicrosecond;
-/// A crowd over many connections comes back one by one, 10 to 15 µs each.
-constexpr Nanos kLongestLinger = 1000 * kMicrosecond;
 constexpr std::uint32_t kTryAgainAfter = 32;  // refusals between two trials that keep it honest
 
 Nanos blend(Nanos average, Nanos sample) noexcept { return average + (sample - average) / 8; }
@@ -63,7 +61,7 @@ Nanos Linger::first_gap() const noexcept {
 }
 
 Nanos Linger::longest() const noexcept {
-    return std::clamp(service_.load(std::memory_order_relaxed), 2 * kShortestGap, kLongestLinger);
+    return std::clamp(service_.load(std::memory_order_relaxed), 2 * kShortestGap, kLongest);
 }
 
 }  // namespace tidegate

@@ -73,7 +73,7 @@ void test_lingering_is_no_longer_than_a_run() {
     CHECK_EQUAL(linger.service(), 200 * kMicrosecond);
     CHECK_EQUAL(linger.longest(), 200 * kMicrosecond);
     for (int i = 0; i < 100; ++i) linger.record_cycle(100 * kMillisecond);
-    CHECK_EQUAL(linger.longest(), 4 * Linger::kLongestGap);
+    CHECK_EQUAL(linger.longest(), Linger::kLongest);
 }
 
 }  // namespace

@@ -19,6 +19,8 @@ class Linger {
     /// Without an arrival for this long, nothing more is coming.
     static constexpr Nanos kShortestGap = 50 * kMicrosecond;
     static constexpr Nanos kLongestGap = 150 * kMicrosecond;
+    /// A crowd over many connections comes back one by one, every 10 to 15 µs.
+    static constexpr Nanos kLongest = 1 * kMillisecond;
 
     /// A batch of `rows` ended; `waiting` rows were still queued.
     void record_batch(std::uint32_t rows, std::uint64_t waiting) noexcept;
