@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_infer(commands)
     _add_top(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -305,6 +306,24 @@ def _top(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"tidegate top: error: {error}\n")
         return CANNOT_RUN
     return 0 if all_answered else WRONG
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="show what was found for work on a GPU, and what to install",
+        description="Look for NVIDIA's driver, its devices, CuPy and NVRTC, and say what is in the "
+        "way of work on a GPU. Work on the CPU needs none of them.",
+    )
+    doctor.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from tidegate.gpu import doctor, findings
+
+    text, well = doctor.report(findings.look())
+    sys.stdout.write(text)
+    return 0 if well else WRONG
 
 
 def _report_missing(
