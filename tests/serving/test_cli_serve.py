@@ -315,21 +315,18 @@ def fake(seed: int) -> digits.Digits:
 
 
 def test_the_demo_offers_its_classifier_and_says_how_to_ask_it(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(digits, "train", fake)
-    said = ""
-
-    def told() -> bool:
-        nonlocal said
-        said += capfd.readouterr().out
-        return "\ncurl " in said
+    # Not pytest's capture: what is written while another thread takes from it can be lost.
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
 
     def ask() -> list[str]:
         """Runs what it says one should run, and ends it."""
-        until(told)
         try:
-            commands = re.findall(r"^tidegate (infer .*)", said, re.MULTILINE)
+            until(lambda: "\ncurl " in written.getvalue())
+            commands = re.findall(r"^tidegate (infer .*)", written.getvalue(), re.MULTILINE)
             return [python("-m", "tidegate", *shlex.split(each)).stdout for each in commands]
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -340,6 +337,7 @@ def test_the_demo_offers_its_classifier_and_says_how_to_ask_it(
     assert len(answers) == 2
     for answer in answers:
         assert answer.startswith("digit: INT64 [1]\n  [3]\nprobabilities: FP64 [1, 10]\n")
+    said = written.getvalue()
     assert "Try it; the image shows a 3:" in said
     body = re.search(r"^curl http://\S+/v2/models/digits/infer -d '(.*)'$", said, re.MULTILINE)
     assert body is not None
