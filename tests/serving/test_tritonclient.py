@@ -314,6 +314,16 @@ def test_an_output_that_does_not_exist_is_refused(client: Client) -> None:
 # Timeouts
 
 
+def _taken(client: Client, tensor: Any) -> bool:
+    """True if `held` had a place in its queue, and has answered."""
+    try:
+        client.infer("held", [tensor])
+    except InferenceServerException as error:
+        assert error.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        return False
+    return True
+
+
 @pytest.fixture
 def occupied(served_models: Running, served_gate: Path) -> Iterator[None]:
     """The model `held` has a request, and answers it after the test."""
@@ -327,7 +337,8 @@ def occupied(served_models: Running, served_gate: Path) -> Iterator[None]:
     yield
     served_gate.touch()
     assert ended.wait(PATIENCE)
-    client.infer("held", [tensor])  # comes last: nothing is left in the queue after it
+    # Comes last, once those that were cancelled have left the queue: it is empty after it.
+    until(lambda: _taken(client, tensor))
     served_gate.unlink()
     client.close()
 
