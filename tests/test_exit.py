@@ -238,6 +238,19 @@ def test_with_a_batcher_that_was_dropped_at_work() -> None:
     """)
 
 
+def test_with_a_first_import_while_exiting() -> None:
+    assert (
+        child.run("""
+        import atexit
+        def late():
+            import tidegate
+            print(tidegate.Batcher.__name__)
+        atexit.register(late)
+    """)
+        == "Batcher\n"
+    )
+
+
 @pytest.mark.skipif(
     sys.version_info[:2] == (3, 12), reason="CPython 3.12 starts no threads once it is exiting"
 )

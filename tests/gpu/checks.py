@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.gpu import ops
+from tidegate import gpu as ops
 
 HostArray = npt.NDArray[Any]
 

@@ -17,7 +17,8 @@ from tests.gpu.checks import CHECKS, Device
 from tests.gpu.fake_cupy import FakeCupy
 from tests.gpu.guarded import GuardedCupy
 from tests.gpu.shim_driver import Shim, ShimError
-from tidegate.gpu import kernels, ops
+from tidegate import gpu as ops
+from tidegate.gpu import kernels
 
 Check = Callable[[Device], None]
 ALL = [check for checks in CHECKS.values() for check in checks]

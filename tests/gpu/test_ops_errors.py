@@ -11,7 +11,7 @@ import pytest
 
 from tests.gpu.fake_cupy import FakeCupy
 from tidegate import ConfigError, InputError
-from tidegate.gpu import ops
+from tidegate import gpu as ops
 
 # Not typed, since much of what follows is refused by type checkers too.
 OPS: Any = ops

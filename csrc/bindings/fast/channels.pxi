@@ -290,9 +290,10 @@ cdef extern from *:
 
     // Has the thread that holds the GIL call `yield` within some bytecodes, if it is the main
     // thread. From 3.12 on each interpreter has pending calls for whichever thread comes first,
-    // which is the one that holds the GIL; that function is not public, so it is looked up.
+    // which is the one that holds the GIL; that function is not public, so it is looked up, for the
+    // versions that have been tried.
     static void tidegate_ask_holder(int (*yield)(void*)) {
-    #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030F0000
+    #if PY_VERSION_HEX >= 0x030C0000 && PY_VERSION_HEX < 0x030E0000
         using Add = int (*)(PyInterpreterState*, int (*)(void*), void*, int);
         static const Add add = reinterpret_cast<Add>(dlsym(RTLD_DEFAULT, "_PyEval_AddPendingCall"));
         if (add != nullptr) {

@@ -19,11 +19,14 @@ def load_waist(capsule):
     global _table
     cdef EngineHandle* handle = <EngineHandle*>PyCapsule_GetPointer(capsule, kCapsuleName)
     _table = handle.waist
-    _table.gate_set_holder_hook(_ask_holder)
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork,
                         after_in_child=_forget_after_fork)
-    # Not atexit, which comes too late.
-    threading._register_atexit(_before_exit)
+    try:
+        # Not atexit, which comes too late.
+        threading._register_atexit(_before_exit)
+    except RuntimeError:
+        return  # the interpreter is ending already: nobody is asked
+    _table.gate_set_holder_hook(_ask_holder)
 
 
 cdef class Session:

@@ -1,4 +1,4 @@
-// What tidegate does with a batch on the device; tidegate.gpu.ops has the specification of each.
+// What tidegate does with a batch on the device; tidegate.gpu has the specification of each.
 //
 // The text is for NVRTC and includes no header, since a machine with a driver may have none:
 // float16 and bfloat16 are bits in 16-bit integers, and infinity is a bit pattern. The tests
