@@ -19,7 +19,8 @@ class TensorSpec:
     """Shape and dtype of one array of a request, without the batch axis.
 
     Args:
-        shape: Length of each axis; ``()`` for a number.
+        shape: Length of each axis; ``()`` for a number. The first may be None: a ragged array, of
+            as many tokens as each request has, for ``collate="pad"`` and ``collate="pack"``.
         dtype: Anything that ``numpy.dtype`` takes, native byte order, no Python objects.
         name: A name for humans and for protocols.
 
@@ -27,20 +28,29 @@ class TensorSpec:
         ConfigError: A length that is negative or not an integer, or a dtype that cannot be batched.
     """
 
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     name: str | None = None
 
     def __init__(
-        self, shape: tuple[int, ...] | list[int], dtype: npt.DTypeLike, name: str | None = None
+        self,
+        shape: tuple[int | None, ...] | list[int | None] | list[int],
+        dtype: npt.DTypeLike,
+        name: str | None = None,
     ) -> None:
         try:
-            lengths = tuple(int(length) for length in shape)
-            exact = lengths == tuple(shape)
+            given = tuple(shape)
+            first = given[:1] if given[:1] == (None,) else ()
+            fixed = tuple(int(length) for length in given[len(first) :])  # type: ignore[arg-type]
+            lengths: tuple[int | None, ...] = (*first, *fixed)
+            exact = lengths == given
         except (TypeError, ValueError):
             exact = False
-        if not exact or any(length < 0 for length in lengths):
-            raise ConfigError(f"a TensorSpec's shape is a tuple of lengths >= 0, got {shape!r}")
+        if not exact or any(length < 0 for length in fixed):
+            raise ConfigError(
+                "a TensorSpec's shape is a tuple of lengths >= 0, of which the first may be None, "
+                f"got {shape!r}"
+            )
         if len(lengths) > 31:
             raise ConfigError(f"a TensorSpec has at most 31 axes, got {len(lengths)}")
         try:
@@ -61,6 +71,16 @@ class TensorSpec:
         native = resolved if resolved.isnative else resolved.newbyteorder("=")
         object.__setattr__(self, "dtype", native)
         object.__setattr__(self, "name", name)
+
+    @property
+    def ragged(self) -> bool:
+        """True if each request has a length of its own along the first axis."""
+        return self.shape[:1] == (None,)
+
+    @property
+    def fixed_shape(self) -> tuple[int, ...]:
+        """The lengths that all requests share: the shape, or that of one token."""
+        return tuple(length for length in self.shape if length is not None)
 
     def __str__(self) -> str:
         """Dtype and shape in words, as error messages show them."""

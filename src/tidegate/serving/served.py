@@ -488,4 +488,4 @@ def _described(kind: str, described: Described | None) -> tuple[Tensor, ...]:
 def _tensor(name: str, spec: TensorSpec) -> Tensor:
     if not isinstance(spec, TensorSpec):
         raise ConfigError(f"tensor {name!r} must be a TensorSpec or a Tensor, got {spec!r}")
-    return Tensor(name, datatype_of(spec.dtype), spec.shape)
+    return Tensor(name, datatype_of(spec.dtype), tuple(-1 if n is None else n for n in spec.shape))
