@@ -31,6 +31,12 @@ Lane& Engine::add_lane(std::vector<std::size_t> row_bytes) {
     return *lanes_.back();
 }
 
+Lane& Engine::add_weighed_lane(std::vector<std::size_t> row_bytes, std::vector<bool> ragged) {
+    const std::lock_guard lock(mutex_);
+    lanes_.push_back(std::make_unique<Lane>(std::move(row_bytes), std::move(ragged)));
+    return *lanes_.back();
+}
+
 Executor& Engine::add_executor(ExecutorKind kind) {
     const std::lock_guard lock(mutex_);
     const auto number = static_cast<std::uint32_t>(executors_.size());
@@ -40,8 +46,9 @@ Executor& Engine::add_executor(ExecutorKind kind) {
 }
 
 void* Engine::add_buffer(Lane& lane, std::uint32_t capacity, std::vector<std::byte*> columns,
-                         void* owner) {
+                         void* owner, TokenMemory tokens) {
     const std::lock_guard lock(mutex_);
+    lane.token_capacity = tokens.capacity;
     Slab* slab = nullptr;
     if (lane.bare.empty()) {
         lane.slabs.push_back(std::make_unique<Slab>());
@@ -51,7 +58,7 @@ void* Engine::add_buffer(Lane& lane, std::uint32_t capacity, std::vector<std::by
         lane.bare.pop_back();
     }
     void* replaced = slab->detach();
-    slab->attach(capacity, std::move(columns), owner);
+    slab->attach(capacity, std::move(columns), owner, tokens);
     lane.free.push_back(slab);
     return replaced;
 }
@@ -86,6 +93,9 @@ Statistics Engine::statistics() const {
     copy.batches = read(counters_.batches);
     copy.rows = read(counters_.rows);
     copy.led = read(counters_.led);
+    copy.padding_rows = read(counters_.padding_rows);
+    copy.tokens = read(counters_.tokens);
+    copy.padding_tokens = read(counters_.padding_tokens);
     // After the outcomes, so that a snapshot never shows more ended than submitted.
     copy.submitted = read(counters_.submitted);
     for (std::size_t i = 0; i < kDispatchReasons; ++i) {

@@ -152,7 +152,10 @@ void Engine::close(bool drain) noexcept {
         for (const auto& lane : lanes_) {
             if (lane->open.load(std::memory_order_relaxed) != nullptr) retire_open(*lane);
             if (drain) continue;
-            for (Slab* slab : lane->ready) refused.emplace_back(lane.get(), slab);
+            for (Slab* slab : lane->ready) {
+                refused.emplace_back(lane.get(), slab);
+                if (lane->weighed) weighed_waiting_ -= slab->reserved();
+            }
             lane->ready.clear();
             lane->ready_rows = 0;
         }

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <utility>
 
+#include "tidegate/compaction.hpp"
 #include "tidegate/engine.hpp"
 #include "tidegate/futex.hpp"
 #include "tidegate/gate.hpp"
@@ -170,6 +170,8 @@ Status Engine::await_work(Executor& executor) noexcept {
 Lane* Engine::pick(Nanos now) noexcept {
     Lane* chosen = nullptr;
     Nanos oldest = kNever;
+    Lane* full = nullptr;
+    Nanos oldest_full = kNever;
     for (const auto& lane : lanes_) {
         Slab* slab = lane->ready.empty() ? nullptr : lane->ready.front();
         if (slab == nullptr) {
@@ -182,8 +184,17 @@ Lane* Engine::pick(Nanos now) noexcept {
             chosen = lane.get();
             oldest = since;
         }
+        if (!lane->ready.empty() && (full == nullptr || since < oldest_full)) {
+            full = lane.get();
+            oldest_full = since;
+        }
     }
-    return chosen;
+    if (full == nullptr || full == chosen) return chosen;
+    // A full batch makes better use of the model than one that still fills, but the requests of a
+    // rare kind must get their turn as well.
+    if (chosen->passed_over >= kMostPassedOver) return chosen;
+    ++chosen->passed_over;
+    return full;
 }
 
 void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
@@ -205,6 +216,11 @@ void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
             taken.reason = DispatchReason::Drain;
         }
     }
+    if (lane.weighed) {
+        weighed_waiting_ -= taken.reserved;
+        if (slab.sealed_for_cost()) taken.reason = DispatchReason::Cost;
+    }
+    lane.passed_over = 0;
     // Whoever runs one row here and now need not look at the clock again; else claim() does.
     const bool at_once =
         executor.kind == ExecutorKind::Inline || executor.state == ExecutorState::Lent;
@@ -234,14 +250,14 @@ Status Engine::seal(Executor& executor, Taken& taken) noexcept {
 
 Status Engine::seal_next(Executor& executor, Taken& taken) noexcept {
     const Lock lock(mutex_);
+    std::size_t ready = 0;
+    for (const auto& lane : lanes_) ready += lane->ready.size();
+    if (ready <= promised_) return Status::Nothing;
     const Nanos now = clock_.now();
-    for (const auto& lane : lanes_) {
-        if (!lane->ready.empty() && promised_ < lane->ready.size()) {
-            take_slab(*lane, *lane->ready.front(), executor, taken, now);
-            return Status::Ok;
-        }
-    }
-    return Status::Nothing;
+    Lane* lane = pick(now);
+    if (lane == nullptr || lane->ready.empty()) return Status::Nothing;
+    take_slab(*lane, *lane->ready.front(), executor, taken, now);
+    return Status::Ok;
 }
 
 Status Engine::try_take(Executor& executor, Taken& taken) noexcept {
@@ -272,23 +288,7 @@ std::uint32_t Engine::claim(Taken& taken) noexcept {
         expire(*taken.slab, taken.started);
     }
     const std::vector<std::uint32_t> holes = batch.claim(taken.reserved);
-    // The last live row moves into the first hole, and so on; holes at the end just fall off.
-    std::uint32_t last = taken.reserved;
-    std::size_t end = holes.size();
-    for (std::size_t next = 0; next < end;) {
-        --last;
-        if (holes[end - 1] == last) {
-            --end;
-            continue;
-        }
-        const std::uint32_t hole = holes[next++];
-        for (std::size_t column = 0; column < taken.slab->columns().size(); ++column) {
-            const std::size_t bytes = taken.lane->row_bytes[column];
-            std::byte* base = taken.slab->column(column);
-            std::memcpy(base + hole * bytes, base + last * bytes, bytes);
-        }
-        batch.move_row(last, hole);
-    }
+    if (!holes.empty()) close_holes(taken, holes);
     const std::uint32_t live = batch.live();
     record_ages(counters_.queue_duration, taken, taken.started);
     std::uint32_t first = 0;
@@ -314,7 +314,8 @@ void Engine::record_run(Executor& executor, const Taken& taken, Nanos now) noexc
     // Falls at once and rises slowly: what a run takes when nothing gets in its way.
     typical = typical == 0 || run < typical ? run : typical + (run - typical) / 32;
     ++executor.runs;
-    linger_.record_batch(taken.batch->live(), taken.lane->waiting_rows());
+    linger_.record_batch(taken.batch->live(), taken.lane->weighed ? weighed_waiting_
+                                                                   : taken.lane->waiting_rows());
 }
 
 std::uint64_t Engine::record_batch(const Executor& executor, const Taken& taken, Nanos now,

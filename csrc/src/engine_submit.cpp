@@ -14,7 +14,7 @@ Status Engine::reserve(Lane& lane, std::uint32_t least, std::uint32_t most, Nano
         const std::uint32_t count = slab == nullptr ? 0 : slab->reserve(least, most, index);
         if (count != 0) {
             const Nanos now = clock_.now();
-            reservation = {slab, slab->batch(), slab->owner(), index, count, now, deadline};
+            reservation = {slab, slab->batch(), slab->owner(), index, count, 0, now, deadline};
             // seq_cst, a Dekker pair with next_due(): either it sees this, or announce() sees that
             // an executor is idle and arms the timer.
             if (index == 0) slab->oldest().store(now, std::memory_order_seq_cst);
@@ -49,19 +49,27 @@ Status Engine::open_next(Lane& lane, std::uint32_t least) noexcept {
         retire_open(lane);
     }
     if (lane.ready_rows + least > queue_rows) return Status::QueueFull;
-    while (!lane.free.empty() && lane.free.back()->capacity() < policy_.max_batch_size) {
-        lane.bare.push_back(lane.free.back());  // too small since the policy changed
-        lane.free.pop_back();
-    }
-    if (lane.free.empty()) return Status::BufferNeeded;
-    Slab* slab = lane.free.back();
-    lane.free.pop_back();
+    Slab* slab = take_free(lane);
+    if (slab == nullptr) return Status::BufferNeeded;
     const auto limit = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(policy_.max_batch_size, queue_rows - lane.ready_rows));
     slab->open(new Batch(slab->capacity()), limit);
     // release: pairs with reserve().
     lane.open.store(slab, std::memory_order_release);
     return Status::Ok;
+}
+
+Slab* Engine::take_free(Lane& lane) noexcept {
+    while (!lane.free.empty()) {
+        Slab* slab = lane.free.back();
+        lane.free.pop_back();
+        if (slab->capacity() >= policy_.max_batch_size &&
+            slab->token_capacity() >= lane.token_capacity) {
+            return slab;
+        }
+        lane.bare.push_back(slab);  // too small since the policy changed, or rows got longer
+    }
+    return nullptr;
 }
 
 void Engine::retire_open(Lane& lane) noexcept {
@@ -80,8 +88,11 @@ void Engine::refresh_limit(Lane& lane) noexcept {
     Slab* slab = lane.open.load(std::memory_order_relaxed);
     if (slab == nullptr) return;
     const std::uint64_t queue_rows = policy_.queue_rows();
-    const std::uint64_t room = queue_rows > lane.ready_rows ? queue_rows - lane.ready_rows : 0;
     const std::uint64_t largest = std::min(policy_.max_batch_size, slab->capacity());
+    // Weighed lanes share the queue; reserve_weighed() counts what waits in all of them.
+    const std::uint64_t room = lane.weighed                   ? largest
+                               : queue_rows > lane.ready_rows ? queue_rows - lane.ready_rows
+                                                              : 0;
     slab->limit().store(static_cast<std::uint32_t>(std::min(largest, room)),
                         std::memory_order_relaxed);
 }
@@ -98,7 +109,7 @@ void Engine::announce(Lane& lane, const Reservation& reservation) noexcept {
     if (filled) {
         Lock lock(mutex_);
         if (lane.open.load(std::memory_order_relaxed) == reservation.slab &&
-            reservation.slab->reserved() >= policy_.max_batch_size) {
+            (lane.weighed || reservation.slab->reserved() >= policy_.max_batch_size)) {
             retire_open(lane);
         }
         dispatch(lock);
@@ -155,7 +166,8 @@ bool Engine::commit_or_lead(Lane& lane, Reservation& reservation, Executor*& exe
 bool Engine::has_room(Lane& lane, std::uint64_t rows) noexcept {
     if (forked()) return true;  // reserve() says what is wrong
     const std::lock_guard lock(mutex_);
-    return lane.waiting_rows() + rows <= policy_.queue_rows();
+    const std::uint64_t waiting = lane.weighed ? weighed_waiting_ : lane.waiting_rows();
+    return waiting + rows <= policy_.queue_rows();
 }
 
 Batch* Engine::pending_batch(Lane& lane) noexcept {

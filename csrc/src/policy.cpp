@@ -17,6 +17,10 @@ void Policy::validate() const {
         throw std::invalid_argument("max_queue_delay must not be negative, got " +
                                     std::to_string(static_cast<double>(max_queue_delay) * 1e-9));
     }
+    if (!(max_batch_cost > 0)) {
+        throw std::invalid_argument("max_batch_cost must be above 0, got " +
+                                    std::to_string(max_batch_cost));
+    }
 }
 
 std::uint64_t Policy::queue_rows() const noexcept {

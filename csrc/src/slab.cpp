@@ -19,12 +19,16 @@ void Slab::open(Batch* batch, std::uint32_t limit) noexcept {
     earliest_deadline_.store(kNever, std::memory_order_relaxed);
     oldest_.store(kNever, std::memory_order_relaxed);
     committed_.store(0, std::memory_order_relaxed);
+    weight_ = {};
+    sealed_for_cost_ = false;
+    if (tokens_.offsets != nullptr) tokens_.offsets[0] = 0;
     limit_.store(limit, std::memory_order_relaxed);
     // release: pairs with reserve().
     word_.store((generation() + 1) << kGenerationShift, std::memory_order_release);
 }
 
-void Slab::attach(std::uint32_t capacity, std::vector<std::byte*> columns, void* owner) {
+void Slab::attach(std::uint32_t capacity, std::vector<std::byte*> columns, void* owner,
+                  TokenMemory tokens) {
     if (capacity != capacity_) {
         submitted_ = std::make_unique<Nanos[]>(capacity);
         deadlines_.reset(new std::atomic<Nanos>[capacity]);
@@ -35,10 +39,12 @@ void Slab::attach(std::uint32_t capacity, std::vector<std::byte*> columns, void*
     capacity_ = capacity;
     columns_ = std::move(columns);
     owner_ = owner;
+    tokens_ = tokens;
 }
 
 void* Slab::detach() noexcept {
     columns_.clear();
+    tokens_ = {};
     return std::exchange(owner_, nullptr);
 }
 

@@ -45,13 +45,31 @@ constexpr Waist kWaist = {
         },
     .add_buffer =
         [](Engine* engine, Lane* lane, std::uint32_t capacity, char* const* columns,
-           std::size_t count, void* owner) noexcept {
+           std::size_t count, void* owner, TokenMemory tokens) noexcept {
             std::vector<std::byte*> pointers;
             pointers.reserve(count);
             for (std::size_t i = 0; i < count; ++i) {
                 pointers.push_back(reinterpret_cast<std::byte*>(columns[i]));
             }
-            return engine->add_buffer(*lane, capacity, std::move(pointers), owner);
+            return engine->add_buffer(*lane, capacity, std::move(pointers), owner, tokens);
+        },
+    .add_weighed_lane =
+        [](Engine* engine, const std::size_t* row_bytes, const char* ragged,
+           std::size_t columns) noexcept {
+            std::vector<bool> which(columns);
+            for (std::size_t i = 0; i < columns; ++i) which[i] = ragged[i] != 0;
+            return &engine->add_weighed_lane({row_bytes, row_bytes + columns}, std::move(which));
+        },
+    .reserve_weighed =
+        [](Engine* engine, Lane* lane, Weight weight, Nanos deadline,
+           Reservation* reservation) noexcept {
+            return engine->reserve_weighed(*lane, weight, deadline, *reservation);
+        },
+    .is_empty = [](Engine* engine, Lane* lane) noexcept { return engine->is_empty(*lane); },
+    .count_padding =
+        [](Engine* engine, std::uint64_t rows, std::uint64_t tokens,
+           std::uint64_t padding_tokens) noexcept {
+            engine->count_padding(rows, tokens, padding_tokens);
         },
     .max_batch_size = [](Engine* engine) noexcept { return engine->max_batch_size(); },
     .pending_batch = [](Engine* engine,

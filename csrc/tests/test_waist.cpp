@@ -36,7 +36,7 @@ void test_a_request_from_end_to_end() {
     CHECK(w.reserve(e, lane, 1, 1, kNever, &reservation) == Status::BufferNeeded);
     std::vector<char> memory(16);
     char* columns[] = {memory.data()};
-    CHECK(w.add_buffer(e, lane, 2, columns, 1, &memory) == nullptr);
+    CHECK(w.add_buffer(e, lane, 2, columns, 1, &memory, {}) == nullptr);
     CHECK(w.reserve(e, lane, 1, 1, kNever, &reservation) == Status::Ok);
     CHECK(reservation.owner == &memory);
     Batch* batch = reservation.batch;

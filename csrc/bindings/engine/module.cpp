@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <limits>
+
 #include "engine_owner.hpp"
 #include "tidegate/statistics.hpp"
 
@@ -12,7 +14,10 @@ namespace tidegate::bindings {
 namespace {
 
 /// By DispatchReason.
-constexpr std::array<const char*, kDispatchReasons> kReasons{"full", "idle", "delay", "drain"};
+constexpr std::array<const char*, kDispatchReasons> kReasons{"full", "idle", "delay", "drain",
+                                                         "cost"};
+
+constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
 double seconds(Nanos duration) { return static_cast<double>(duration) * 1e-9; }
 
@@ -71,6 +76,9 @@ py::dict statistics(const EngineOwner& owner) {
     result["batches"] = now.batches;
     result["rows"] = now.rows;
     result["led"] = now.led;
+    result["padding_rows"] = now.padding_rows;
+    result["tokens"] = now.tokens;
+    result["padding_tokens"] = now.padding_tokens;
     result["queue_depth"] = now.queue_depth;
     py::dict dispatched;
     for (std::size_t i = 0; i < kDispatchReasons; ++i) dispatched[kReasons[i]] = now.dispatched[i];
@@ -128,6 +136,11 @@ py::capsule capsule(const std::shared_ptr<EngineOwner>& owner) {
     });
 }
 
+py::object max_batch_cost(const Policy& policy) {
+    if (policy.max_batch_cost == kNoLimit) return py::none();
+    return py::float_(policy.max_batch_cost);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_engine, module) {
@@ -135,14 +148,17 @@ PYBIND11_MODULE(_engine, module) {
 
     py::class_<Policy>(module, "Policy", "What a batcher does when; validated, immutable.")
         .def(py::init([](std::uint32_t max_batch_size, double max_queue_delay,
-                         std::uint64_t max_queue_size, bool caller_runs) {
+                         std::uint64_t max_queue_size, bool caller_runs,
+                         std::optional<double> max_batch_cost) {
                  Policy policy{max_batch_size, nanoseconds(max_queue_delay), max_queue_size,
-                               caller_runs};
+                               caller_runs,
+                               max_batch_cost.value_or(kNoLimit)};
                  policy.validate();
                  return policy;
              }),
              py::kw_only(), py::arg("max_batch_size"), py::arg("max_queue_delay"),
              py::arg("max_queue_size"), py::arg("caller_runs"),
+             py::arg("max_batch_cost") = py::none(),
              "Delays in seconds, sizes in rows; max_queue_size 0 picks the default bound.")
         .def_readonly("max_batch_size", &Policy::max_batch_size, "Rows.")
         .def_property_readonly(
@@ -151,12 +167,15 @@ PYBIND11_MODULE(_engine, module) {
         .def_property_readonly("max_queue_size", &Policy::queue_rows, "Rows.")
         .def_readonly("caller_runs", &Policy::caller_runs,
                       "Whether a waiting caller may run a batch itself.")
+        .def_property_readonly("max_batch_cost", &max_batch_cost, "None if there is no limit.")
         .def("__repr__", [](const Policy& policy) {
+            const py::object cost = max_batch_cost(policy);
             return py::str(
                        "Policy(max_batch_size={}, max_queue_delay={}, max_queue_size={}, "
-                       "caller_runs={})")
+                       "caller_runs={}{})")
                 .format(policy.max_batch_size, seconds(policy.max_queue_delay), policy.queue_rows(),
-                        policy.caller_runs);
+                        policy.caller_runs,
+                        cost.is_none() ? py::str() : py::str(", max_batch_cost={}").format(cost));
         });
 
     py::class_<EngineOwner, std::shared_ptr<EngineOwner>>(

@@ -59,6 +59,8 @@ class Engine {
 
     /// \pre before the first reserve() on it
     Lane& add_lane(std::vector<std::size_t> row_bytes);
+    /// A lane whose rows are reserved with reserve_weighed(); `ragged` says which columns are.
+    Lane& add_weighed_lane(std::vector<std::size_t> row_bytes, std::vector<bool> ragged);
     Executor& add_executor(ExecutorKind kind);
 
     // -- submitting --
@@ -66,6 +68,12 @@ class Engine {
     /// Reserves `least` to `most` contiguous slots of one batch.
     Status reserve(Lane& lane, std::uint32_t least, std::uint32_t most, Nanos deadline,
                    Reservation& reservation) noexcept;
+    /// Reserves one slot of a weighed lane, with room for its tokens. What does not fit into the
+    /// open batch closes it. \pre the request alone is not above max_batch_cost
+    Status reserve_weighed(Lane& lane, Weight weight, Nanos deadline,
+                           Reservation& reservation) noexcept;
+    /// True if nothing of a lane waits, so that its memory can serve other requests.
+    bool is_empty(Lane& lane) noexcept;
     /// Publishes copied rows and wakes whom it may concern.
     void commit(Lane& lane, Reservation& reservation) noexcept;
     /// Like commit(), for a caller that will wait: if an executor is idle and nobody else is about
@@ -77,7 +85,7 @@ class Engine {
     /// Gives the lane memory for one more batch.
     /// Returns the owner of memory that it replaces (of another size), or null.
     void* add_buffer(Lane& lane, std::uint32_t capacity, std::vector<std::byte*> columns,
-                     void* owner);
+                     void* owner, TokenMemory tokens = {});
     /// Takes a waiting request back. False when it is not waiting any more.
     bool settle(Batch& batch, std::uint32_t index, SlotState state) noexcept;
     /// A batch that will end before the queue can have more room, retained; null if there is none.
@@ -135,6 +143,9 @@ class Engine {
     /// In the child of a fork: nothing works any more, nothing is joined, no lock is taken.
     void mark_forked() noexcept;
     bool forked() const noexcept { return phase_.load(std::memory_order_acquire) == Phase::Forked; }
+    /// What a batch was called with besides its rows and their tokens.
+    void count_padding(std::uint64_t rows, std::uint64_t tokens,
+                       std::uint64_t padding_tokens) noexcept;
     void count_rejected(std::uint64_t rows) noexcept { Counters::add(counters_.rejected, rows); }
 
     /// What the timer thread does: expires, wakes, and says when it is next needed.
@@ -156,12 +167,16 @@ class Engine {
   private:
     /// While batches run, the timer looks this often whether somebody starves for the GIL.
     static constexpr Nanos kWatchPeriod = 1 * kMillisecond;
+    /// Full batches of other lanes may go before the batch with the oldest row, this many.
+    static constexpr std::uint32_t kMostPassedOver = 4;
 
     enum class Phase : std::uint8_t { Open, Draining, Closed, Forked };
     using Lock = std::unique_lock<std::mutex>;
 
     // All \pre mutex_ is held, unless said otherwise.
     Status open_next(Lane& lane, std::uint32_t least) noexcept;
+    Status open_for(Lane& lane, Weight weight) noexcept;
+    Slab* take_free(Lane& lane) noexcept;
     void retire_open(Lane& lane) noexcept;
     void refresh_limit(Lane& lane) noexcept;
     bool open_is_due(Slab& slab, Nanos now) const noexcept;
@@ -199,6 +214,7 @@ class Engine {
     std::vector<std::unique_ptr<Executor>> executors_;  // under mutex_
     std::uint32_t promised_ = 0;               // executors on their way to a batch; under mutex_
     std::uint64_t batches_at_last_watch_ = 0;  // under mutex_
+    std::uint64_t weighed_waiting_ = 0;        // rows of all weighed lanes; under mutex_
     Recorder recorder_;                        // under mutex_, but for delivered()
     std::vector<void*> orphans_;               // under mutex_
     Linger linger_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "tidegate/clock.hpp"
 
@@ -15,6 +16,8 @@ struct Policy {
     std::uint64_t max_queue_size = 0;
     /// A waiting caller may run a batch itself when an executor is idle.
     bool caller_runs = true;
+    /// What the requests of a batch may cost together, in weighed lanes.
+    double max_batch_cost = std::numeric_limits<double>::infinity();
 
     /// \throws std::invalid_argument naming the value that is out of range.
     void validate() const;

@@ -77,13 +77,33 @@ class Slab {
         // acq_rel: orders the seal between the reservations before and the failed ones after.
         return static_cast<std::uint32_t>(word_.fetch_or(kSealed, std::memory_order_acq_rel));
     }
-    /// Gives the slab memory for `capacity` rows in each column. \pre free
-    void attach(std::uint32_t capacity, std::vector<std::byte*> columns, void* owner);
+    /// Gives the slab memory for `capacity` rows in each column, and for `tokens.capacity` tokens
+    /// in each ragged one. \pre free
+    void attach(std::uint32_t capacity, std::vector<std::byte*> columns, void* owner,
+                TokenMemory tokens = {});
     /// Takes the memory away; returns its owner. \pre free
     void* detach() noexcept;
+    /// What its rows weigh together; of a weighed lane.
+    const Weight& weight() const noexcept { return weight_; }
+    /// Adds what row `index` weighs; returns where its tokens begin. \pre the last row reserved
+    std::uint32_t add_weight(std::uint32_t index, Weight weight) noexcept {
+        const std::uint32_t first = weight_.tokens;
+        weight_.tokens += weight.tokens;
+        weight_.cost += weight.cost;
+        if (tokens_.offsets != nullptr) {
+            tokens_.offsets[index + 1] = static_cast<std::int32_t>(weight_.tokens);
+        }
+        return first;
+    }
+    std::uint32_t token_capacity() const noexcept { return tokens_.capacity; }
+    /// Whether it was sealed because the next row would have cost too much.
+    bool sealed_for_cost() const noexcept { return sealed_for_cost_; }
+    void set_sealed_for_cost() noexcept { sealed_for_cost_ = true; }
 
     // -- whoever took the batch --
 
+    /// Where each row's tokens begin, and behind the last where they end; null without ragged rows.
+    std::int32_t* offsets() const noexcept { return tokens_.offsets; }
     /// True once `reserved` rows are committed; their memory may then be read.
     bool all_committed(std::uint32_t reserved) const noexcept {
 #ifdef TIDEGATE_WEAKEN_COMMIT
@@ -152,6 +172,9 @@ class Slab {
     std::uint32_t capacity_ = 0;
     std::vector<std::byte*> columns_;
     void* owner_ = nullptr;
+    TokenMemory tokens_;
+    Weight weight_;                 // under the engine's mutex while open
+    bool sealed_for_cost_ = false;  // under the engine's mutex
     std::unique_ptr<Nanos[]> submitted_;
     std::unique_ptr<std::atomic<Nanos>[]> deadlines_;
 };

@@ -52,16 +52,29 @@ struct Notice {
 
 /// Why a batch went when it did.
 enum class DispatchReason : std::uint8_t {
-    Full,   ///< it reached max_batch_size
+    Full,   ///< it reached max_batch_size, or its staging buffer's end
     Idle,   ///< an executor was free
     Delay,  ///< the queue delay of its oldest row was up
     Drain,  ///< the engine was closing
+    Cost,   ///< the next request would have gone beyond max_batch_cost
+};
+
+/// What a request takes up of a batch besides a row.
+struct Weight {
+    std::uint32_t tokens = 0;  ///< of its ragged arrays
+    double cost = 0;           ///< counted against max_batch_cost
 };
 
 enum class ExecutorKind : std::uint8_t {
     Thread,  ///< a thread that calls await_work(); a waiting caller may take its place
     Native,  ///< the same, but no caller can run its model
     Inline,  ///< whoever submits calls try_take()
+};
+
+/// What ragged rows need besides their columns.
+struct TokenMemory {
+    std::uint32_t capacity = 0;
+    std::int32_t* offsets = nullptr;  ///< room for one more than there are rows
 };
 
 /// One output of a batch, for readers without the GIL: plain elements, row after row.
@@ -81,6 +94,7 @@ struct Reservation {
     void* owner = nullptr;  // of the slab's memory
     std::uint32_t index = 0;
     std::uint32_t count = 0;
+    std::uint32_t first_token = 0;  // of a ragged row
     Nanos submitted = 0;
     Nanos deadline = kNever;
 };

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 /// Name of the capsule, and with it the version of everything below.
-inline constexpr char kCapsuleName[] = "tidegate.waist.3";
+inline constexpr char kCapsuleName[] = "tidegate.waist.4";
 
 struct Waist {
     Nanos (*now)(Engine*) noexcept;
@@ -22,7 +22,14 @@ struct Waist {
     bool (*has_room)(Engine*, Lane*, std::uint64_t rows) noexcept;
     Lane* (*add_lane)(Engine*, const std::size_t* row_bytes, std::size_t columns) noexcept;
     void* (*add_buffer)(Engine*, Lane*, std::uint32_t capacity, char* const* columns,
-                        std::size_t count, void* owner) noexcept;
+                        std::size_t count, void* owner, TokenMemory tokens) noexcept;
+    /// `ragged` is 1 for each column whose rows are ragged.
+    Lane* (*add_weighed_lane)(Engine*, const std::size_t* row_bytes, const char* ragged,
+                              std::size_t columns) noexcept;
+    Status (*reserve_weighed)(Engine*, Lane*, Weight, Nanos deadline, Reservation*) noexcept;
+    bool (*is_empty)(Engine*, Lane*) noexcept;
+    void (*count_padding)(Engine*, std::uint64_t rows, std::uint64_t tokens,
+                          std::uint64_t padding_tokens) noexcept;
     std::uint32_t (*max_batch_size)(Engine*) noexcept;
     Batch* (*pending_batch)(Engine*, Lane*) noexcept;
     void (*count_rejected)(Engine*, std::uint64_t rows) noexcept;
