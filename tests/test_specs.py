@@ -30,9 +30,9 @@ def test_specs_compare_by_value_and_cannot_be_changed() -> None:
         TensorSpec((3,), "f4").shape = (4,)
 
 
-@pytest.mark.parametrize("shape", [(-1,), (2, -3), (1.5,), ("3",), "ab", 3, None, (None,)])
+@pytest.mark.parametrize("shape", [(-1,), (2, -3), (1.5,), ("3",), "ab", 3, None, (2, None)])
 def test_a_shape_is_a_tuple_of_lengths(shape: Any) -> None:
-    with pytest.raises(ConfigError, match=r"lengths >= 0, got ") as caught:
+    with pytest.raises(ConfigError, match=r"lengths >= 0, .*got ") as caught:
         TensorSpec(shape, "f4")
     assert repr(shape) in str(caught.value)
     assert isinstance(caught.value, (TidegateError, ValueError))

@@ -24,6 +24,7 @@ constexpr Nanos kShortPause = 150 * kMicrosecond;
 constexpr Nanos kSettle = 10 * kMicrosecond;
 /// Slabs of a lane that keep their memory while nothing uses them, besides one per executor.
 constexpr std::size_t kSpareSlabs = 4;
+constexpr std::size_t kFewLanes = 4;
 
 }  // namespace
 
@@ -300,8 +301,12 @@ std::uint32_t Engine::claim(Taken& taken) noexcept {
 
 bool Engine::keeps_memory(const Taken& taken) noexcept {
     const std::lock_guard lock(mutex_);
+    // With many lanes each keeps little, and whoever gets the memory back gives it to another.
+    const bool many = taken.lane->weighed && lanes_.size() > kFewLanes;
+    const std::size_t spare = many ? 1 : kSpareSlabs + executors_.size();
     return taken.slab->capacity() == policy_.max_batch_size &&
-           taken.lane->free.size() < kSpareSlabs + executors_.size();
+           taken.slab->token_capacity() >= taken.lane->token_capacity &&
+           taken.lane->free.size() < spare;
 }
 
 void Engine::recycle(Lane& lane, Slab& slab) noexcept {

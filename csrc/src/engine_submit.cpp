@@ -170,7 +170,7 @@ bool Engine::has_room(Lane& lane, std::uint64_t rows) noexcept {
     return waiting + rows <= policy_.queue_rows();
 }
 
-Batch* Engine::pending_batch(Lane& lane) noexcept {
+Batch* Engine::pending_batch(Lane* lane) noexcept {
     const std::lock_guard lock(mutex_);
     for (const auto& executor : executors_) {
         if (executor->kind != ExecutorKind::Inline) continue;
@@ -181,11 +181,15 @@ Batch* Engine::pending_batch(Lane& lane) noexcept {
         running->retain();
         return running;
     }
-    const Slab* slab =
-        lane.ready.empty() ? lane.open.load(std::memory_order_relaxed) : lane.ready.front();
-    Batch* const batch = slab == nullptr || slab->reserved() == 0 ? nullptr : slab->batch();
-    if (batch != nullptr) batch->retain();
-    return batch;
+    for (const auto& other : lanes_) {
+        if (lane == nullptr ? !other->weighed : other.get() != lane) continue;
+        const Slab* slab = other->ready.empty() ? other->open.load(std::memory_order_relaxed)
+                                                : other->ready.front();
+        if (slab == nullptr || slab->reserved() == 0) continue;
+        slab->batch()->retain();
+        return slab->batch();
+    }
+    return nullptr;
 }
 
 }  // namespace tidegate

@@ -73,7 +73,7 @@ constexpr Waist kWaist = {
         },
     .max_batch_size = [](Engine* engine) noexcept { return engine->max_batch_size(); },
     .pending_batch = [](Engine* engine,
-                        Lane* lane) noexcept { return engine->pending_batch(*lane); },
+                        Lane* lane) noexcept { return engine->pending_batch(lane); },
     .count_rejected = [](Engine* engine,
                          std::uint64_t rows) noexcept { engine->count_rejected(rows); },
     .forked = [](Engine* engine) noexcept { return engine->forked(); },

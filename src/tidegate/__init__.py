@@ -16,6 +16,7 @@ from tidegate.errors import (
 )
 from tidegate.native import NativeModel, include_dir
 from tidegate.pool import ModelPool
+from tidegate.ragged import Packed, Padded, PerToken
 from tidegate.specs import TensorSpec
 from tidegate.statistics import Statistics
 
@@ -33,6 +34,9 @@ __all__ = [
     "ModelPool",
     "NativeModel",
     "OutputError",
+    "Packed",
+    "Padded",
+    "PerToken",
     "QueueFullError",
     "Statistics",
     "TensorSpec",

@@ -6,6 +6,8 @@ from contextvars import Context
 from threading import Condition
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import CapsuleType, disjoint_base
 
 from tidegate.specs import Spec
@@ -79,6 +81,9 @@ class Session:
         objects: bool,
         outputs: Literal["auto", "view", "copy"],
         output_specs: Spec | None = None,
+        grouping: Grouping | None = None,
+        shaper: Any = None,
+        new_memory: Callable[[int], npt.NDArray[np.uint8]] | None = None,
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -95,6 +100,37 @@ class Session:
     def native_lane(self) -> tuple[CapsuleType, int] | None: ...
     def show_in_order(self, names: list[str]) -> None: ...
     def add_native_buffer(self) -> None: ...
+    def count_padding(self, rows: int, tokens: int, padding_tokens: int) -> None: ...
+
+@disjoint_base
+class Grouping:
+    def __init__(
+        self,
+        group_key: Callable[[Any], Any] | None,
+        cost_fn: Callable[[Any], float] | None,
+        max_batch_cost: float | None,
+        buckets: Sequence[int] | None,
+        max_tokens: int | None,
+    ) -> None: ...
+    max_batch_cost: float
+
+@disjoint_base
+class TokenRows:
+    def __init__(self, array: npt.NDArray[Any], cu_seqlens: npt.NDArray[np.int32]) -> None: ...
+    @property
+    def array(self) -> npt.NDArray[Any]: ...
+    @property
+    def cu_seqlens(self) -> npt.NDArray[np.int32]: ...
+
+def pad_rows(
+    values: npt.NDArray[Any],
+    cu_seqlens: npt.NDArray[np.int32],
+    first: int,
+    rows: int,
+    size: int,
+    length: int,
+    fill: npt.NDArray[Any],
+) -> npt.NDArray[Any]: ...
 
 @disjoint_base
 class Runner:
@@ -117,6 +153,9 @@ class Schema:
 
 @disjoint_base
 class Staging: ...
+
+@disjoint_base
+class Group: ...
 
 @disjoint_base
 class BatchState: ...

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import itertools
-import math
-import numbers
-import operator
-import sys
-import threading
 import time
 import weakref
 from collections import deque
@@ -23,7 +17,10 @@ from collections.abc import (
 )
 from typing import Any, Literal
 
-from tidegate import _engine, _fast
+from tidegate import _engine, _fast, _settings
+from tidegate._collation import Collate, Collation
+from tidegate._runtime import Runtime, runtimes
+from tidegate._shaping import PaddingPolicy
 from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
 from tidegate.pool import Instance, ModelPool
@@ -40,85 +37,9 @@ _fast.load_waist(
 )
 
 _numbers = itertools.count(1)
-# Interpreter exit serves what waits for this long, then refuses it.
-_EXIT_SECONDS = 1.0
-_INLINE_SECONDS = 0.002
-# What the core can count: rows of a batch, rows that wait.
-_MOST_ROWS = 2**20
-_MOST_WAITING = 2**62
 _NOTHING_TO_HOLD_BACK = (
     "executor='inline' has no idle executor to hold back, so max_queue_delay must be 0"
 )
-
-
-class _Runtime:
-    """What outlives a Batcher that is dropped: the engine and its threads."""
-
-    def __init__(self, engine: _engine.Engine, name: str) -> None:
-        self.engine = engine
-        self.name = name
-        self.threads: list[threading.Thread] = []
-        self.native = False
-        self.inline = False
-
-    def start(self, runner: _fast.Runner, number: int) -> None:
-        thread = threading.Thread(
-            target=runner.serve, name=f"tidegate-{self.name}-{number}", daemon=True
-        )
-        self.threads.append(thread)
-        thread.start()
-
-    def let_go(self) -> None:
-        """The Batcher is gone: serve what waits, then end the threads, without waiting."""
-        self.engine.close(drain=True)
-
-    def close(self, drain: bool, timeout: float | None, session: _fast.Session) -> None:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self.engine.close(drain=drain)
-        if session.runs_here():
-            return  # the model itself: nobody could wait for it
-        if not self._wait_drained(deadline, session):
-            self.engine.close(drain=False)
-            self.engine.abandon_running()
-            return
-        if self.native:
-            self.engine.join_native()
-        for thread in self.threads:
-            if thread is not threading.current_thread():
-                thread.join(None if deadline is None else max(0.1, deadline - time.monotonic()))
-
-    def _wait_drained(self, deadline: float | None, session: _fast.Session) -> bool:
-        while True:
-            left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self.inline:
-                return self.engine.wait_drained(left)
-            # Whoever runs an inline model may stop before all is served; then it is for us to do.
-            session.run_inline()
-            if self.engine.wait_drained(min(left, _INLINE_SECONDS)):
-                return True
-            if left == 0.0:
-                return False
-
-
-_runtimes: weakref.WeakSet[_Runtime] = weakref.WeakSet()
-
-
-def _close_all() -> None:
-    """At interpreter exit: threads that are inside the core must be gone before it ends."""
-    deadline = time.monotonic() + _EXIT_SECONDS
-    runtimes = list(_runtimes)
-    for runtime in runtimes:
-        runtime.engine.close(drain=not runtime.inline)  # whose callers are gone
-    for runtime in runtimes:
-        if not runtime.engine.wait_drained(max(0.0, deadline - time.monotonic())):
-            runtime.engine.close(drain=False)
-            runtime.engine.abandon_running()
-    for thread in [thread for runtime in runtimes for thread in runtime.threads]:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    _fast.stop_callbacks(max(0.1, deadline - time.monotonic()))
-
-
-atexit.register(_close_all)
 
 
 class Batcher(_fast.Gateway):
@@ -144,7 +65,27 @@ class Batcher(_fast.Gateway):
             waits).
         inputs: What one request looks like: a TensorSpec, or a tuple or mapping of them; None takes
             it from the first request.
-        collate: ``"stack"`` stacks arrays; ``"list"`` gives the model a list of arbitrary objects.
+        collate: ``"stack"`` stacks arrays; ``"pad"`` makes ragged rows equally long and calls the
+            model with a Padded; ``"pack"`` lays them end to end, in a Packed; ``"list"`` gives the
+            model a list of arbitrary objects.
+        padding_value: What is behind the tokens of padded rows.
+        pad_to: Lengths, ascending: rows are padded to the next that is long enough, and longer ones
+            than the last are refused. None pads to the longest of the batch.
+        length_buckets: Lengths, ascending: ragged requests share a batch only with those of up to
+            the same length. Longer ones than the last are refused. A full batch goes before one
+            that still fills, past the oldest request at most four times.
+        group_key: Called with each request when it is submitted: only those with equal keys share a
+            batch. The key must be hashable.
+        cost_fn: Called with each request when it is submitted: what it costs. None counts the
+            tokens of ragged requests.
+        max_batch_cost: What the requests of a batch may cost together; None for no limit.
+        allowed_batch_sizes: The only batch sizes that the model is called with, ascending, the last
+            of them ``max_batch_size``. None for any.
+        padding_policy: What is done with a batch of another size: ``"pad_up"`` adds rows, copies of
+            its first (with ``"pack"`` empty ones), whose answers are dropped; ``"batch_down"`` runs
+            it in parts of allowed sizes; ``"none"`` runs it as it is.
+        warmup: Whether each instance is called with zeros before it serves, once for each of
+            ``allowed_batch_sizes`` and ``pad_to``. Needs ``inputs``.
         default_timeout: Seconds that a request may wait in the queue; None for no limit.
         split_oversize: Whether ``submit_many`` may split its rows over several batches.
         executor: ``"thread"`` runs each instance in a thread of its own; ``"inline"`` runs the
@@ -170,36 +111,64 @@ class Batcher(_fast.Gateway):
         max_queue_size: int | None = None,
         overflow: Literal["reject", "block"] = "reject",
         inputs: Spec | None = None,
-        collate: Literal["stack", "list"] = "stack",
+        collate: Collate = "stack",
+        padding_value: float = 0.0,
+        pad_to: Iterable[int] | None = None,
+        length_buckets: Iterable[int] | None = None,
+        group_key: Callable[[Any], Any] | None = None,
+        cost_fn: Callable[[Any], float] | None = None,
+        max_batch_cost: float | None = None,
+        allowed_batch_sizes: Iterable[int] | None = None,
+        padding_policy: PaddingPolicy = "pad_up",
+        warmup: bool = False,
         default_timeout: float | None = None,
         split_oversize: bool = True,
         executor: Literal["thread", "inline"] = "thread",
         caller_runs: bool = True,
         outputs: Literal["auto", "view", "copy"] = "auto",
     ) -> None:
-        _refuse_green_threads()
-        _choose("overflow", overflow, ("reject", "block"))
-        _choose("collate", collate, ("stack", "list"))
-        _choose("executor", executor, ("thread", "inline"))
-        _choose("outputs", outputs, ("auto", "view", "copy"))
-        if collate == "list" and inputs is not None:
-            raise ConfigError("collate='list' takes any object, so inputs must be None")
+        _settings.refuse_green_threads()
+        _settings.choose("overflow", overflow, ("reject", "block"))
+        _settings.choose("executor", executor, ("thread", "inline"))
+        _settings.choose("outputs", outputs, ("auto", "view", "copy"))
         if default_timeout is not None:
-            default_timeout = _number("default_timeout", default_timeout)
+            default_timeout = _settings.number("default_timeout", default_timeout)
         if name is not None and not isinstance(name, str):
             raise ConfigError(f"name must be a string or None, got {name!r}")
-        policy = _policy(
+        policy = _settings.make_policy(
             max_batch_size=max_batch_size,
             max_queue_delay=max_queue_delay,
             max_queue_size=max_queue_size,
             caller_runs=bool(caller_runs),
+            max_batch_cost=max_batch_cost,
         )
+        inputs = None if inputs is None else check_spec(inputs)
+        collation = Collation(
+            inputs=inputs,
+            collate=collate,
+            max_batch_size=policy.max_batch_size,
+            allowed_batch_sizes=allowed_batch_sizes,
+            padding_policy=padding_policy,
+            padding_value=padding_value,
+            pad_to=pad_to,
+            length_buckets=length_buckets,
+            group_key=group_key,
+            cost_fn=cost_fn,
+            max_batch_cost=max_batch_cost,
+        )
+        self._collation = collation
         self._name = name if name is not None else f"batcher-{next(_numbers)}"
-        self._runtime = _Runtime(_engine.Engine(policy), self._name)
+        self._runtime = Runtime(_engine.Engine(policy), self._name)
         native = model if isinstance(model, NativeModel) else None
         self._pool = model if isinstance(model, ModelPool) else None
         if native is not None and (collate == "list" or executor == "inline"):
             raise ConfigError("a NativeModel takes arrays and runs in its own thread")
+        if native is not None and (collation.shaper() is not None or warmup):
+            raise ConfigError(
+                "a NativeModel takes batches as they are: no ragged inputs, no padding, no warmup"
+            )
+        if warmup and inputs is None:
+            raise ConfigError("warmup needs to know what a request looks like: pass inputs")
         if native is None and not callable(model) and self._pool is None:
             raise ConfigError(
                 "model must be a callable batch -> outputs, a ModelPool or a NativeModel, "
@@ -209,22 +178,44 @@ class Batcher(_fast.Gateway):
             raise ConfigError("executor='inline' runs one instance; the pool has more")
         if executor == "inline" and policy.max_queue_delay > 0:
             raise ConfigError(_NOTHING_TO_HOLD_BACK)
+        shaper = collation.shaper()
+        grouping = collation.grouping()
         session = _fast.Session(
             self._runtime.engine.capsule(),
             self._name,
-            None if inputs is None else check_spec(inputs),
+            inputs,
             collate == "list",
             outputs,
             None if native is None else native.outputs,
+            grouping,
+            shaper,
         )
+        if shaper is not None:
+            shaper.count_with(session.count_padding)
+        self._grouping = grouping
         self._default_timeout = default_timeout
-        self._collate = collate
         self._open(session, default_timeout, overflow == "block", bool(split_oversize))
         self._model = model  # a NativeModel's code must outlive its thread
+        if warmup:
+            self._warm_up(model)
         self._start(model, session, executor == "inline")
-        _runtimes.add(self._runtime)
+        runtimes.add(self._runtime)
         self._finalizer = weakref.finalize(self, self._runtime.let_go)
-        self._finalizer.atexit = False  # _close_all() does more
+        self._finalizer.atexit = False  # close_all() does more
+
+    def _warm_up(self, model: Any) -> None:
+        """Calls each instance with zeros; none serves yet."""
+        shaper = self._collation.shaper(always=True)
+        assert shaper is not None
+        if not isinstance(model, ModelPool):
+            shaper.warm_up(model, self.max_batch_size)
+            return
+        for instance in model.instances:
+            instance.acquire()
+            try:
+                shaper.warm_up(instance, self.max_batch_size)
+            finally:
+                instance.release()
 
     def _start(self, model: Any, session: _fast.Session, inline: bool) -> None:
         if isinstance(model, NativeModel):
@@ -365,9 +356,14 @@ class Batcher(_fast.Gateway):
         return self._default_timeout
 
     @property
-    def collate(self) -> Literal["stack", "list"]:
+    def collate(self) -> Collate:
         """How rows are made a batch."""
-        return self._collate
+        return self._collation.collate
+
+    @property
+    def allowed_batch_sizes(self) -> tuple[int, ...] | None:
+        """The batch sizes that the model is called with; None for any."""
+        return self._collation.sizes
 
     @property
     def max_batch_size(self) -> int:
@@ -397,6 +393,18 @@ class Batcher(_fast.Gateway):
         self._change(max_queue_size=value)
 
     @property
+    def max_batch_cost(self) -> float | None:
+        """What the requests of a batch may cost together; None for no limit."""
+        return self._runtime.engine.policy.max_batch_cost
+
+    @max_batch_cost.setter
+    def max_batch_cost(self, value: float) -> None:
+        if self._grouping is None or self.max_batch_cost is None:
+            raise ConfigError("max_batch_cost can be changed only if the batcher was made with one")
+        self._change(max_batch_cost=value)
+        self._grouping.max_batch_cost = float(value)
+
+    @property
     def caller_runs(self) -> bool:
         """Whether a waiting caller that is alone may run the model itself."""
         return self._runtime.engine.policy.caller_runs
@@ -412,10 +420,12 @@ class Batcher(_fast.Gateway):
             "max_queue_delay": policy.max_queue_delay,
             "max_queue_size": policy.max_queue_size,
             "caller_runs": policy.caller_runs,
+            "max_batch_cost": policy.max_batch_cost,
         }
-        policy = _policy(**{**current, **changed})
+        policy = _settings.make_policy(**{**current, **changed})
         if self._runtime.inline and policy.max_queue_delay > 0:
             raise ConfigError(_NOTHING_TO_HOLD_BACK)
+        self._collation.check_largest(policy.max_batch_size)
         self._runtime.engine.policy = policy
 
     # -- inspection and ends of life --
@@ -479,58 +489,3 @@ class Batcher(_fast.Gateway):
 async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
     for row in rows:
         yield row
-
-
-def _refuse_green_threads() -> None:
-    """Raises ConfigError if gevent or eventlet have replaced threads: ours would never run."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if (gevent is not None and gevent.is_module_patched("threading")) or (
-        eventlet is not None and eventlet.is_monkey_patched("thread")
-    ):
-        raise ConfigError(
-            "threads are monkey-patched by gevent or eventlet, and a batcher's executors wait in "
-            "native code, which such threads cannot do; leave threads out: "
-            "monkey.patch_all(thread=False)"
-        )
-
-
-def _choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"{setting} must be one of {', '.join(map(repr, choices))}; got {value!r}"
-        )
-
-
-def _number(setting: str, value: Any) -> float:
-    if isinstance(value, numbers.Real) and float(value) >= 0:
-        return float(value)
-    raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
-
-
-def _count(setting: str, value: Any, most: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{setting} must be a whole number of at least 1, got {value!r}")
-    count = operator.index(value)
-    if count < 1:
-        raise ConfigError(f"{setting} must be at least 1, got {value!r}")
-    if count > most:
-        raise ConfigError(f"{setting} must be at most {most}, got {value!r}")
-    return count
-
-
-def _policy(
-    *, max_batch_size: Any, max_queue_delay: Any, max_queue_size: Any, caller_runs: bool
-) -> _engine.Policy:
-    try:
-        return _engine.Policy(
-            max_batch_size=_count("max_batch_size", max_batch_size, _MOST_ROWS),
-            max_queue_delay=_number("max_queue_delay", max_queue_delay),
-            max_queue_size=0
-            if max_queue_size is None
-            else _count("max_queue_size", max_queue_size, _MOST_WAITING),
-            caller_runs=caller_runs,
-        )
-    except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(str(error)) from error

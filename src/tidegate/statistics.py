@@ -72,9 +72,13 @@ class Statistics:
         batches: Calls of the model.
         rows: Rows in those calls.
         led: Batches that a waiting caller ran itself.
+        padding_rows: Rows that models were called with besides, up to an allowed batch size.
+        tokens: Of the ragged rows that models were called with.
+        padding_tokens: What padded rows had besides, those of padding rows included.
         queue_depth: Waiting now.
         dispatched: Batches by why they went: ``full``, ``idle`` (an executor was free), ``delay``
-            (``max_queue_delay`` was up), ``drain`` (while closing).
+            (``max_queue_delay`` was up), ``drain`` (while closing), ``cost``
+            (``max_batch_cost`` was reached, or the next request would have gone beyond it).
         queue_duration: Seconds from submission to the model's start.
         request_duration: Seconds from submission to the batch's end.
         batch_duration: Seconds of one model call.
@@ -92,6 +96,9 @@ class Statistics:
     batches: int
     rows: int
     led: int
+    padding_rows: int
+    tokens: int
+    padding_tokens: int
     queue_depth: int
     dispatched: Mapping[str, int]
     queue_duration: HistogramStatistics

@@ -6,10 +6,12 @@
 One translation unit; each part has a file of its own. From the bottom up:
 
     schema.pxi    what a request looks like, and copying it into staging memory
+    collate.pxi   ragged rows made equally long, and answers of one row per token
     batch.pxi     the Python side of a batch: outputs, errors, who awaits it where
     channels.pxi  event loops and the callback thread: one wake-up for all completions
     future.pxi    the handle of a request
     bulk.pxi      the handle of a request of many rows
+    groups.pxi    which requests may share a batch, and what each takes up of it
     session.pxi   what a batcher, its executors and its batches share
     runner.pxi    taking a batch and running the model
     gateway.pxi   the base of Batcher: submit and call
@@ -32,6 +34,7 @@ from tidegate.errors import (
     QueueFullError,
     TidegateError,
 )
+from tidegate._layout import Layout, aligned_memory
 from tidegate.specs import infer_spec, leaves
 
 cimport cython
@@ -40,7 +43,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from libcpp.vector cimport vector
 
@@ -125,10 +129,12 @@ cdef object _log_failed_callback(object future):
 
 
 include "schema.pxi"
+include "collate.pxi"
 include "batch.pxi"
 include "channels.pxi"
 include "future.pxi"
 include "bulk.pxi"
+include "groups.pxi"
 include "session.pxi"
 include "runner.pxi"
 include "gateway.pxi"

@@ -56,6 +56,11 @@ cdef cnp.ndarray _output_array(object value, uint32_t rows):
     return array
 
 
+cdef object _output_part(object value, uint32_t rows):
+    """An output leaf as an array with one row per request, or as what it has for each token."""
+    return value if type(value) is TokenRows else _output_array(value, rows)
+
+
 cdef bint _ours_alone(object array, Staging staging):
     """True if nobody but the batch can write to the memory behind `array`."""
     cdef PyObject* base = cnp.PyArray_BASE(<cnp.ndarray>array)
@@ -73,6 +78,7 @@ cdef class BatchState:
     cdef Batch* core
     cdef int kind
     cdef bint copy_rows
+    cdef bint by_token     # some output has entries for each token
     cdef object outputs    # an array, tuple, dict or list, by `kind`
     cdef type row_type     # of a named tuple
     cdef object error      # what the model raised, or an OutputError
@@ -108,14 +114,18 @@ cdef class BatchState:
             self.kind, self.outputs = LIST_OUTPUT, answer
             return 0
         if isinstance(answer, tuple):
-            parts = [_output_array(part, rows) for part in answer]
+            parts = [_output_part(part, rows) for part in answer]
             self.kind = TUPLE_OUTPUT
             if hasattr(answer, "_make"):
                 self.row_type = type(answer)
         elif not cnp.PyArray_CheckExact(answer) and hasattr(answer, "keys"):
             keys = list(answer.keys())
-            parts = [_output_array(answer[key], rows) for key in keys]
+            parts = [_output_part(answer[key], rows) for key in keys]
             self.kind = MAPPING_OUTPUT
+        elif type(answer) is TokenRows:
+            self.kind, self.outputs = ARRAY_OUTPUT, self._own_part(answer, staging)
+            self._choose_copies((answer,))
+            return 0
         else:
             # An array that the model keeps, itself or in what it answered, has more references
             # than ours.
@@ -130,7 +140,7 @@ cdef class BatchState:
             raise OutputError(f"expected {rows} rows from the model, got an empty {kind}",
                               expected=rows)
         for i in range(len(parts)):
-            parts[i] = self._own(parts[i], staging, False)
+            parts[i] = self._own_part(parts[i], staging)
         self.outputs = tuple(parts) if self.kind == TUPLE_OUTPUT else dict(zip(keys, parts))
         self._choose_copies(parts)
         return 0
@@ -144,7 +154,7 @@ cdef class BatchState:
         cdef OutputView view
         cdef cnp.ndarray array
         cdef void* kept
-        if self.kind == LIST_OUTPUT:
+        if self.kind == LIST_OUTPUT or self.by_token:
             return 0
         if self.kind == MAPPING_OUTPUT:
             by_name = {str(key): part for key, part in (<dict>self.outputs).items()}
@@ -191,12 +201,23 @@ cdef class BatchState:
             return array
         return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
 
+    cdef object _own_part(self, object part, Staging staging):
+        if type(part) is not TokenRows:
+            return self._own(part, staging, False)
+        self.by_token = True
+        if cnp.PyArray_NDIM((<TokenRows>part).array) > 0 and cnp.PyArray_SIZE(
+                (<TokenRows>part).array) > 0:
+            (<TokenRows>part).array = self._own((<TokenRows>part).array, staging, False)
+        return part
+
     cdef void _choose_copies(self, object arrays) noexcept:
         cdef cnp.npy_intp size = 0
         if self.session.row_mode != AUTO_ROWS:
             self.copy_rows = self.session.row_mode == COPY_ROWS
             return
         for array in arrays:
+            if type(array) is TokenRows:
+                array = (<TokenRows>array).array
             size += cnp.PyArray_NBYTES(<cnp.ndarray>array)
         self.copy_rows = size > SMALL_OUTPUTS
 
@@ -208,6 +229,8 @@ cdef class BatchState:
         cdef uint32_t row
         if outcome == Outcome.Completed:
             row = self.session.w.batch_row(self.core, slot)
+            if self.by_token:
+                return self.answer_by_token(row)
             if self.kind == ARRAY_OUTPUT:
                 return _row(<cnp.ndarray>self.outputs, row, self.copy_rows)
             if self.kind == LIST_OUTPUT:
@@ -221,6 +244,21 @@ cdef class BatchState:
             return {key: _row(part, row, self.copy_rows)
                     for key, part in (<dict>self.outputs).items()}
         raise self.failure(outcome)
+
+    cdef object part_of(self, object part, uint32_t row):
+        """One output of a request."""
+        if type(part) is TokenRows:
+            return (<TokenRows>part).row(row, self.copy_rows)
+        return _row(<cnp.ndarray>part, row, self.copy_rows)
+
+    cdef object answer_by_token(self, uint32_t row):
+        """The answer of row `row` where some output has entries for each token."""
+        if self.kind == ARRAY_OUTPUT:
+            return self.part_of(self.outputs, row)
+        if self.kind == TUPLE_OUTPUT:
+            parts = [self.part_of(part, row) for part in <tuple>self.outputs]
+            return tuple(parts) if self.row_type is None else self.row_type._make(parts)
+        return {key: self.part_of(part, row) for key, part in (<dict>self.outputs).items()}
 
     cdef object failure(self, Outcome outcome):
         """A new exception for one caller: a shared one would collect everybody's tracebacks."""

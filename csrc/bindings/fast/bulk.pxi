@@ -73,9 +73,10 @@ cdef class BulkFuture(Future):
             if batch.session.w.batch_outcome(batch.core) != Outcome.Completed:
                 raise batch.failure(batch.session.w.batch_outcome(batch.core))
         batch = batches[0]
-        # A list also when the model answers one batch so and another otherwise.
-        if batch.kind == LIST_OUTPUT or any((<BatchState>part).kind != batch.kind
-                                            for part in batches):
+        # A list also when the model answers one batch so and another otherwise, or rows of which
+        # each has an own length.
+        if batch.kind == LIST_OUTPUT or any([(<BatchState>part).kind != batch.kind
+                                             or (<BatchState>part).by_token for part in batches]):
             answers = []
             for i in range(self.parts.size()):
                 batch = batches[i]

@@ -1,6 +1,11 @@
 # The base of Batcher: submitting and calling, without a Python frame in between.
 
 
+cdef struct Load:
+    Lane* lane      # known once a slot is reserved
+    Weight weight   # of a request that is weighed
+
+
 cdef class Gateway:
     """Where requests enter; Batcher adds all that happens less than once per request."""
     cdef object __weakref__
@@ -38,7 +43,7 @@ cdef class Gateway:
             return x
         return session.schema.prepare(x, 0)
 
-    cdef inline BatchState enter(self, object prepared, int64_t deadline,
+    cdef inline BatchState enter(self, object prepared, Load* load, object key, int64_t deadline,
                                  Reservation* reservation, uint32_t rejected):
         """Reserves a slot and copies the request into it; the caller commits.
 
@@ -50,12 +55,18 @@ cdef class Gateway:
         cdef object context = None
         if session.tracer is not None:
             context = session.tracer.context()  # now: after reserving no Python code may run
-        session.reserve(1, 1, deadline, reservation, &status)
+        if session.grouping is None:
+            load.lane = session.lane
+            session.reserve(1, 1, deadline, reservation, &status)
+        else:
+            session.reserve_weighed(key, load.weight, deadline, &load.lane, reservation, &status)
         if status != Status.Ok:
             raise session.refusal(status, rejected)
         batch = session.batch_state(reservation)
         if session.objects:
             batch.rows[reservation.index] = prepared
+        elif session.schema.ragged >= 0:
+            (<Staging>reservation.owner).copy_in_ragged(prepared, reservation, load.weight.tokens)
         else:
             (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
         if context is not None and batch.contexts is not None:  # else it was opened before
@@ -88,20 +99,24 @@ cdef class Gateway:
 
     cdef inline Future queue(self, object x, object timeout, uint32_t rejected):
         cdef Reservation reservation
+        cdef Load load
         cdef Future future
         cdef LoopChannel channel
         cdef int64_t deadline = kNever
         prepared = self.prepare(x)
         cdef Session session = self.session
+        key = None
+        if session.grouping is not None:
+            key = session.grouping.weigh(session.schema, x, prepared, &load.weight)
         if timeout is not None or self.default_timeout is not None:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
         if session.w.gate_urgent():
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
-        future.batch = self.enter(prepared, deadline, &reservation, rejected)
+        future.batch = self.enter(prepared, &load, key, deadline, &reservation, rejected)
         future.slot = reservation.index
-        session.w.commit(session.engine, session.lane, &reservation)
+        session.w.commit(session.engine, load.lane, &reservation)
         if session.inline_runner is not None:
             channel = current_channel()
             if channel is not None:
@@ -131,22 +146,26 @@ cdef class Gateway:
         cdef BatchState batch
         cdef Runner runner
         cdef Future future
+        cdef Load load
         cdef int64_t deadline = kNever
         prepared = self.prepare(x)
         cdef Session session = self.session
+        key = None
+        if session.grouping is not None:
+            key = session.grouping.weigh(session.schema, x, prepared, &load.weight)
         if timeout is not None or self.default_timeout is not None:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
         if session.w.gate_urgent():
             yield_gil()
         while True:
             try:
-                batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
+                batch = self.enter(prepared, &load, key, deadline, &reservation, 0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:
                     raise
                 self.wait_for_room(deadline)
-        if session.w.commit_or_lead(session.engine, session.lane, &reservation, &executor, &taken):
+        if session.w.commit_or_lead(session.engine, load.lane, &reservation, &executor, &taken):
             for runner in session.runners:
                 if runner.executor == executor:
                     runner.run_led(&taken, taken.reserved == 1)
@@ -214,6 +233,9 @@ cdef class Gateway:
                                  expected="an iterable of objects", given=_describe(X)) from error
             prepared = list(rows)
             k = len(prepared)
+        elif session.schema is not None and session.schema.ragged >= 0:
+            prepared = _ragged_rows(session.schema, X)
+            k = len(prepared)
         else:
             if session.schema is None:
                 session.learn_schema(_first_row(X))
@@ -236,12 +258,47 @@ cdef class Gateway:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
         future = BulkFuture.__new__(BulkFuture)
         future.batches = []
-        self.enter_many(future, prepared, <uint32_t>k, deadline)
+        if session.grouping is not None:
+            self.enter_each(future, prepared, <uint32_t>k, deadline)
+        else:
+            self.enter_many(future, prepared, <uint32_t>k, deadline)
         if session.inline_runner is not None:
             channel = current_channel()
             if channel is not None:
                 session.inline_runner.schedule(channel)
         return future
+
+    cdef int enter_each(self, BulkFuture future, object prepared, uint32_t k,
+                        int64_t deadline) except -1:
+        """Queues all rows, each in its group and with its weight, or, with an exception, none."""
+        cdef Session session = self.session
+        cdef Schema schema = session.schema
+        cdef Reservation reservation
+        cdef Load load
+        cdef BatchState batch
+        cdef vector[Weight] weights
+        cdef uint32_t row
+        cdef bint single = session.objects or schema.ragged >= 0  # `prepared` has a row in each item
+        cdef list keys = [], rows = []
+        for row in range(k):
+            one = prepared[row] if single else _row_of(schema, prepared, row)
+            # The callbacks see a row as its caller would submit it.
+            given = one if session.objects else _structured(schema, one)
+            keys.append(session.grouping.weigh(schema, given, one, &load.weight))
+            weights.push_back(load.weight)
+            rows.append(one)
+        if not session.w.has_room(session.engine, session.grouping.lane_of(session, keys[0]), k):
+            raise session.refusal(Status.QueueFull, k)
+        for row in range(k):
+            load.weight = weights[row]
+            try:
+                batch = self.enter(rows[row], &load, keys[row], deadline, &reservation, k)
+            except BaseException:
+                future.withdraw()
+                raise
+            future.add_part(batch, reservation.index, 1)
+            session.w.commit(session.engine, load.lane, &reservation)
+        return 0
 
     cdef int enter_many(self, BulkFuture future, object prepared, uint32_t k,
                         int64_t deadline) except -1:
@@ -291,6 +348,40 @@ def _first_row(X):
     except (IndexError, KeyError, TypeError) as error:
         raise InputError(f"expected rows along a leading axis, got {_describe(X)}",
                          expected="rows along a leading axis", given=_describe(X)) from error
+
+
+cdef object _structured(Schema schema, object prepared):
+    """A prepared request as its caller would write it."""
+    if schema.kind == ONE:
+        return prepared
+    if schema.row_type is not None:
+        return schema.row_type._make(prepared)
+    return prepared if schema.kind == TUPLE else dict(zip(schema.keys, prepared))
+
+
+cdef object _row_of(Schema schema, object prepared, uint32_t row):
+    """Row `row` of many that were prepared together; one array for each leaf."""
+    if schema.kind == ONE:
+        return prepared[row, ...] if prepared.ndim > 1 else prepared[row:row + 1].reshape(())
+    return tuple([part[row, ...] if part.ndim > 1 else part[row:row + 1].reshape(())
+                  for part in prepared])
+
+
+cdef list _ragged_rows(Schema schema, object X):
+    """Many requests of ragged rows, prepared one by one: for each leaf a sequence of rows."""
+    try:
+        if schema.kind == ONE:
+            rows = list(X)
+        elif schema.kind == TUPLE:
+            rows = list(zip(*X, strict=True))
+        else:
+            rows = [dict(zip(schema.keys, parts))
+                    for parts in zip(*[X[key] for key in schema.keys], strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"expected as many rows for each part of a request, got {_describe(X)}: {error}",
+            expected="equal numbers of rows", given=_describe(X)) from error
+    return [schema.prepare(row, 0) for row in rows]
 
 
 cdef object _slice(object prepared, uint32_t start, uint32_t stop):

@@ -82,8 +82,12 @@ cdef class Runner:
                         if w.batch_slot(taken.batch, slot) == SlotState.Claimed:
                             argument[w.batch_row(taken.batch, slot)] = batch.rows[slot]
                     batch.rows = None
-                else:
+                elif self.session.shaper is None:
                     argument = staging.batch_argument(rows)
+                if self.session.shaper is not None:
+                    if not self.session.objects:
+                        argument = staging.parts()
+                    model = self.session.shaper.around(model, rows)
                 if self.session.tracer is not None:
                     self.run_traced(taken, failed, model, argument, rows)
                 else:
@@ -102,6 +106,8 @@ cdef class Runner:
             answer = argument = None
         if staging.shared() or not w.keeps_memory(self.session.engine, taken):
             memory = w.detach(taken)
+            if self.session.grouping is not None and not staging.shared():
+                self.session.grouping.keep(staging)
             Py_DECREF(<object>memory)
         Py_DECREF(batch)  # the core's reference
         return outcome

@@ -11,7 +11,8 @@ cdef struct Leaf:
     PyObject* dtype  # borrowed from Schema.dtypes
     int ndim
     cnp.npy_intp shape[32]
-    size_t row_bytes
+    size_t row_bytes  # of one token, if it is ragged
+    bint ragged       # shape[0] is each request's own
 
 
 cdef str _describe(object value):
@@ -43,11 +44,14 @@ cdef class Schema:
     cdef tuple keys
     cdef tuple dtypes
     cdef type row_type  # of a named tuple
+    cdef list specs     # of each leaf
+    cdef int ragged     # the first ragged leaf, or -1
 
     def __cinit__(self):
         self.leaf = NULL
         self.keys = ()
         self.dtypes = ()
+        self.ragged = -1
 
     def __init__(self, spec):
         self.spec = spec
@@ -55,7 +59,7 @@ cdef class Schema:
             self.kind = OBJECTS
             self.count = 0
             return
-        parts = leaves(spec)
+        parts = self.specs = leaves(spec)
         self.kind = TUPLE if isinstance(spec, tuple) else MAPPING if isinstance(spec, dict) else ONE
         if self.kind == MAPPING:
             self.keys = tuple(spec)
@@ -72,18 +76,25 @@ cdef class Schema:
             self.leaf[i].dtype = <PyObject*>self.dtypes[i]
             self.leaf[i].ndim = len(part.shape)
             self.leaf[i].row_bytes = part.dtype.itemsize
-            for axis in range(self.leaf[i].ndim):
+            self.leaf[i].ragged = part.ragged
+            if part.ragged and self.ragged < 0:
+                self.ragged = i
+            for axis in range(part.ragged, self.leaf[i].ndim):
                 self.leaf[i].shape[axis] = part.shape[axis]
                 self.leaf[i].row_bytes *= <size_t>part.shape[axis]
 
     def __dealloc__(self):
         PyMem_Free(self.leaf)
 
-    cdef Lane* make_lane(self, const Waist* w, Engine* engine) except NULL:
+    cdef Lane* make_lane(self, const Waist* w, Engine* engine, bint weighed) except NULL:
         cdef vector[size_t] row_bytes
+        cdef vector[char] ragged
         cdef int i
         for i in range(self.count):
             row_bytes.push_back(self.leaf[i].row_bytes)
+            ragged.push_back(self.leaf[i].ragged)
+        if weighed:
+            return w.add_weighed_lane(engine, row_bytes.data(), ragged.data(), self.count)
         return w.add_lane(engine, row_bytes.data(), self.count)
 
     cdef inline bint fits(self, int i, object value, int lead) noexcept:
@@ -98,7 +109,7 @@ cdef class Schema:
                 or cnp.PyArray_NDIM(array) != leaf.ndim + lead
                 or not PyArray_IS_C_CONTIGUOUS(array) or not PyArray_ISALIGNED(array)):
             return False
-        for axis in range(leaf.ndim):
+        for axis in range(leaf.ragged, leaf.ndim):
             if cnp.PyArray_DIM(array, axis + lead) != leaf.shape[axis]:
                 return False
         return True
@@ -106,7 +117,8 @@ cdef class Schema:
     cdef cnp.ndarray convert(self, int i, object value, int lead):
         """`value` as an array that fits, or InputError."""
         dtype = self.dtypes[i]
-        part = leaves(self.spec)[i]
+        part = self.specs[i]
+        skip = lead + part.ragged
         where = "" if self.kind == ONE else f"[{self.keys[i] if self.kind == MAPPING else i!r}]"
         expected = f"{dtype} array of shape {('rows', *part.shape) if lead else part.shape}"
         try:
@@ -115,12 +127,12 @@ cdef class Schema:
             raise InputError(
                 f"expected a {expected}{where}, got {_describe(value)}, which is no array: {error}",
                 expected=expected, given=_describe(value)) from error
-        if array.ndim != len(part.shape) + lead or array.shape[lead:] != part.shape:
+        if array.ndim != len(part.shape) + lead or array.shape[skip:] != part.fixed_shape:
             text = array.ndim == 0 and array.dtype.kind in "SU"
             given = _describe(value if text or array.dtype.kind == "O" else array)
             raise InputError(f"expected a {expected}{where}, got {given}",
                              expected=expected, given=given)
-        if array.dtype != dtype:
+        if array.dtype != dtype and (array.size > 0 or not part.ragged):
             # For text and records NumPy calls it the same kind when it cuts off what does not fit.
             casting = "safe" if dtype.kind in "SUV" else "same_kind"
             if array.dtype.names != dtype.names or not np.can_cast(array.dtype, dtype, casting):
@@ -168,6 +180,48 @@ cdef class Schema:
         return tuple([values[i] if self.fits(i, values[i], lead)
                       else self.convert(i, values[i], lead) for i in range(self.count)])
 
+    cdef int64_t tokens_of(self, object prepared) except -1:
+        """Tokens of a request that prepare() returned; all its ragged arrays have as many."""
+        cdef int i
+        cdef int64_t tokens = 0, others
+        for i in range(self.count):
+            if not self.leaf[i].ragged:
+                continue
+            array = prepared if self.kind == ONE else (<tuple>prepared)[i]
+            others = cnp.PyArray_DIM(<cnp.ndarray>array, 0)
+            if i == self.ragged:
+                tokens = others
+            elif others != tokens:
+                lengths = [len(part) for part, spec in zip(prepared, self.specs) if spec.ragged]
+                raise InputError(
+                    f"expected ragged arrays of the same length in one request, got {lengths}",
+                    expected="ragged arrays of the same length", given=str(lengths))
+        return tokens
+
+    cdef Staging staging_in(self, object layout, cnp.ndarray memory):
+        """Staging memory whose parts lie in `memory` as `layout` says."""
+        cdef Staging staging = Staging.__new__(Staging)
+        staging.schema = self
+        staging.capacity = layout.capacity
+        staging.layout = layout
+        staging.memory = memory
+        staging.header = <int32_t*>cnp.PyArray_DATA(memory)
+        staging.tokens.capacity = layout.tokens
+        if self.ragged >= 0:
+            staging.tokens.offsets = <int32_t*>(<char*>cnp.PyArray_DATA(memory)
+                                                + <size_t>layout.offsets)
+        staging.arrays = layout.arrays_of(memory)
+        for array in staging.arrays:
+            staging.data.push_back(<char*>cnp.PyArray_DATA(<cnp.ndarray>array))
+        # A view of a view refers to whoever owns the memory.
+        owner = memory
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        staging.owner = owner
+        array = memory = owner = None
+        staging.references = Py_REFCNT(<PyObject*>staging.owner)
+        return staging
+
     cdef Staging new_staging(self, uint32_t capacity):
         cdef Staging staging = Staging.__new__(Staging)
         cdef int i, axis
@@ -194,6 +248,13 @@ cdef class Staging:
     cdef list arrays
     cdef vector[char*] data
     cdef uint32_t capacity
+    # If it lies in one piece, as a Layout says:
+    cdef object layout
+    cdef object memory          # the piece
+    cdef object owner           # whom views of it refer to
+    cdef Py_ssize_t references  # to the owner, while nobody else uses the memory
+    cdef int32_t* header
+    cdef TokenMemory tokens
 
     cdef void copy_in(self, object prepared, uint32_t index, uint32_t rows) noexcept:
         """Copies rows that Schema.prepare() returned to row `index` and on."""
@@ -207,6 +268,27 @@ cdef class Staging:
             array = prepared if self.schema.kind == ONE else (<tuple>prepared)[i]
             source = <const char*>cnp.PyArray_DATA(<cnp.ndarray>array)
             target = self.data[i] + index * row_bytes
+            if size <= LARGE_ROW:
+                memcpy(target, source, size)
+            else:
+                with nogil:
+                    memcpy(target, source, size)
+
+    cdef void copy_in_ragged(self, object prepared, Reservation* reservation,
+                             size_t tokens) noexcept:
+        """Copies one row of an own length to where it was reserved."""
+        cdef int i
+        cdef size_t size
+        cdef const char* source
+        cdef char* target
+        cdef Leaf* leaf
+        for i in range(self.schema.count):
+            leaf = &self.schema.leaf[i]
+            array = prepared if self.schema.kind == ONE else (<tuple>prepared)[i]
+            source = <const char*>cnp.PyArray_DATA(<cnp.ndarray>array)
+            target = self.data[i] + leaf.row_bytes * <size_t>(
+                reservation.first_token if leaf.ragged else reservation.index)
+            size = leaf.row_bytes * (tokens if leaf.ragged else 1)
             if size <= LARGE_ROW:
                 memcpy(target, source, size)
             else:
@@ -235,9 +317,17 @@ cdef class Staging:
             return tuple(views)
         return dict(zip(self.schema.keys, views))
 
+    cdef object parts(self):
+        """All of the memory: its arrays, and where each ragged row begins."""
+        if self.tokens.offsets == NULL:
+            return self.arrays, None
+        return self.arrays, self.layout.offsets_of(self.memory)
+
     cdef bint owns(self, object array):
         """True if `array` is a view of the memory."""
         cdef PyObject* base = cnp.PyArray_BASE(<cnp.ndarray>array)
+        if self.owner is not None:
+            return base == <PyObject*>self.owner
         for staged in self.arrays:
             if base == <PyObject*>staged:
                 return True
@@ -245,6 +335,8 @@ cdef class Staging:
 
     cdef bint shared(self):
         """True if anybody else still refers to the memory, so that it cannot be used again."""
+        if self.owner is not None:
+            return Py_REFCNT(<PyObject*>self.owner) > self.references
         for array in self.arrays:
             # The list and the loop variable.
             if Py_REFCNT(<PyObject*>array) > 2:

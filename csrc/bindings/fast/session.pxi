@@ -45,9 +45,13 @@ cdef class Session:
     cdef object output_specs   # of a native model, else None
     cdef list shown_names      # of outputs that native doors look at, else None
     cdef public object tracer  # of tidegate.tracing.instrument(), else None
+    cdef Grouping grouping     # of requests that are weighed, else None; `lane` is NULL then
+    cdef object shaper         # makes a batch what the model takes, else None: rows are stacked
+    cdef bint laid_out         # staging memory lies in one piece
+    cdef object new_memory     # makes such pieces
 
     def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
-                 output_specs=None):
+                 output_specs=None, Grouping grouping=None, shaper=None, new_memory=None):
         cdef EngineHandle* handle = <EngineHandle*>PyCapsule_GetPointer(capsule, kCapsuleName)
         self.w = handle.waist
         self.engine = handle.engine
@@ -58,6 +62,10 @@ cdef class Session:
         self.runners = []
         self.output_specs = output_specs
         self.lane = NULL
+        self.grouping = grouping
+        self.shaper = shaper
+        self.new_memory = aligned_memory if new_memory is None else new_memory
+        self.laid_out = new_memory is not None
         if objects:
             self._set_schema(Schema(None))
         elif spec is not None:
@@ -65,8 +73,12 @@ cdef class Session:
         _sessions.add(self)
 
     cdef int _set_schema(self, Schema schema) except -1:
-        self.lane = schema.make_lane(self.w, self.engine)
+        if self.grouping is None:
+            self.lane = schema.make_lane(self.w, self.engine, False)
+        self.laid_out = self.laid_out or schema.ragged >= 0
         self.schema = schema
+        if self.shaper is not None and schema.spec is not None:
+            self.shaper.set_spec(schema.spec)
         return 0
 
     cdef int learn_schema(self, object request) except -1:
@@ -124,11 +136,15 @@ cdef class Session:
     cdef int add_buffer(self) except -1:
         """Gives the lane staging memory for one more batch."""
         cdef uint32_t capacity = self.w.max_batch_size(self.engine)
-        cdef Staging staging = self.schema.new_staging(capacity)
+        cdef Staging staging
+        if self.laid_out:
+            staging = self.laid_out_staging(Layout(self.schema.specs, capacity, 0))
+        else:
+            staging = self.schema.new_staging(capacity)
         Py_INCREF(staging)
         cdef void* replaced = self.w.add_buffer(self.engine, self.lane, capacity,
                                                 staging.data.data(), staging.data.size(),
-                                                <void*>staging)
+                                                <void*>staging, staging.tokens)
         if replaced != NULL:
             Py_DECREF(<object>replaced)
         return 0
@@ -140,6 +156,25 @@ cdef class Session:
             if status[0] != Status.BufferNeeded:
                 return 0
             self.add_buffer()
+
+    cdef Staging laid_out_staging(self, object layout):
+        return self.schema.staging_in(layout, self.new_memory(layout.nbytes))
+
+    cdef inline int reserve_weighed(self, object key, Weight weight, int64_t deadline, Lane** lane,
+                                    Reservation* reservation, Status* status) except -1:
+        """Reserves a slot in the lane of `key`."""
+        while True:
+            # Looked up each time: making a buffer may have given another thread a turn.
+            lane[0] = self.grouping.lane_of(self, key)
+            status[0] = self.w.reserve_weighed(self.engine, lane[0], weight, deadline, reservation)
+            if status[0] != Status.BufferNeeded:
+                return 0
+            self.grouping.add_buffer(self, lane[0], weight.tokens)
+
+    def count_padding(self, uint64_t rows, uint64_t tokens, uint64_t padding_tokens):
+        """Counts what a model was called with: rows that are nobody's, tokens that are and are not.
+        """
+        self.w.count_padding(self.engine, rows, tokens, padding_tokens)
 
     cdef BatchState new_state(self, Batch* core):
         """The Python side of a batch that has none."""
@@ -203,7 +238,7 @@ cdef class Session:
 
     def native_lane(self):
         """What a native door needs to submit rows: the engine's capsule and the lane's address."""
-        if self.objects or self.lane == NULL:
+        if self.objects or self.lane == NULL or self.shaper is not None:
             return None
         return self.capsule, <size_t>self.lane
 
@@ -230,7 +265,7 @@ cdef class Session:
         cdef Batch* batch
         cdef BatchState state
         cdef Future future
-        if self.lane == NULL:
+        if self.lane == NULL and self.grouping is None:
             return None
         batch = self.w.pending_batch(self.engine, self.lane)
         if batch == NULL:

@@ -59,6 +59,15 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         Idle
         Delay
         Drain
+        Cost
+
+    struct Weight:
+        uint32_t tokens
+        double cost
+
+    struct TokenMemory:
+        uint32_t capacity
+        int32_t* offsets
 
     struct Notice:
         void* token
@@ -70,6 +79,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void* owner
         uint32_t index
         uint32_t count
+        uint32_t first_token
         int64_t submitted
         int64_t deadline
 
@@ -99,7 +109,12 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         bint commit_or_lead(Engine*, Lane*, Reservation*, CoreExecutor**, Taken*) noexcept nogil
         bint has_room(Engine*, Lane*, uint64_t) noexcept nogil
         Lane* add_lane(Engine*, const size_t*, size_t) noexcept nogil
-        void* add_buffer(Engine*, Lane*, uint32_t, char**, size_t, void*) noexcept nogil
+        void* add_buffer(Engine*, Lane*, uint32_t, char**, size_t, void*,
+                         TokenMemory) noexcept nogil
+        Lane* add_weighed_lane(Engine*, const size_t*, const char*, size_t) noexcept nogil
+        Status reserve_weighed(Engine*, Lane*, Weight, int64_t, Reservation*) noexcept nogil
+        bint is_empty(Engine*, Lane*) noexcept nogil
+        void count_padding(Engine*, uint64_t, uint64_t, uint64_t) noexcept nogil
         uint32_t max_batch_size(Engine*) noexcept nogil
         Batch* pending_batch(Engine*, Lane*) noexcept nogil
         void count_rejected(Engine*, uint64_t) noexcept nogil

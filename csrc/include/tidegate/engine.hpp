@@ -89,7 +89,8 @@ class Engine {
     /// Takes a waiting request back. False when it is not waiting any more.
     bool settle(Batch& batch, std::uint32_t index, SlotState state) noexcept;
     /// A batch that will end before the queue can have more room, retained; null if there is none.
-    Batch* pending_batch(Lane& lane) noexcept;
+    /// Without a lane, of any weighed one.
+    Batch* pending_batch(Lane* lane) noexcept;
 
     // -- running --
 

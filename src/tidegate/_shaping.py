@@ -1,0 +1,315 @@
+"""Makes the rows of a batch what the model takes, and its answer what each row gets.
+
+Sizes: a model that was compiled or captured for some batch sizes gets no other. Ragged rows: padded
+to one length, or packed end to end. All of it once per batch; the rows themselves are moved by the
+extension module.
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tidegate import _fast
+from tidegate.errors import OutputError
+from tidegate.ragged import Packed, Padded, PerToken
+from tidegate.specs import Spec, TensorSpec, leaves
+
+__all__ = ["Chunk", "Shaper", "split"]
+
+PaddingPolicy = Literal["pad_up", "batch_down", "none"]
+_Array = npt.NDArray[Any]
+
+
+class Chunk(NamedTuple):
+    """One call of the model: `rows` rows from `first` on, and so many more that it sees `size`."""
+
+    first: int
+    rows: int
+    size: int
+
+
+def split(rows: int, sizes: Sequence[int] | None, policy: PaddingPolicy) -> list[Chunk]:
+    """How a batch is run.
+
+    Args:
+        rows: Its rows, at least one.
+        sizes: The allowed batch sizes, ascending; None for any.
+        policy: ``"pad_up"`` adds rows up to the next allowed size; ``"batch_down"`` runs as much as
+            the next smaller one and then the rest, so that rows are added only to what is left
+            below the smallest; ``"none"`` runs batches as they are.
+    """
+    if sizes is None or policy == "none":
+        return [Chunk(0, rows, rows)]
+    chunks = []
+    first = 0
+    while first < rows:
+        left = rows - first
+        above = bisect_left(sizes, left)
+        exact = above < len(sizes) and sizes[above] == left
+        if above == len(sizes) or (policy == "batch_down" and above > 0 and not exact):
+            chunks.append(Chunk(first, sizes[above - 1], sizes[above - 1]))
+        else:
+            chunks.append(Chunk(first, left, sizes[above]))
+        first += chunks[-1].rows
+    return chunks
+
+
+class _Rows(NamedTuple):
+    """What the tokens of a chunk's rows are like."""
+
+    cu_seqlens: npt.NDArray[np.int32]  # of its rows alone, from 0
+    length: int  # of a padded row
+    padded: bool
+
+
+class Shaper:
+    """How a batcher's batches are shaped.
+
+    Args:
+        spec: What one request looks like; None for ``collate="list"``.
+        collate: As of Batcher.
+        sizes: The allowed batch sizes, ascending; None for any.
+        policy: See split().
+        padding_value: Behind the tokens of padded rows.
+        pad_to: Lengths that rows are padded to, ascending; None for the longest of the batch.
+    """
+
+    def __init__(
+        self,
+        spec: Spec | None,
+        collate: Literal["stack", "pad", "pack", "list"],
+        sizes: Sequence[int] | None,
+        policy: PaddingPolicy,
+        padding_value: float,
+        pad_to: Sequence[int] | None,
+    ) -> None:
+        self.spec = spec
+        self.sizes = sizes
+        self._collate = collate
+        self._policy = policy
+        self._pad_to = pad_to
+        self._specs: list[TensorSpec] = []
+        self._fills: list[_Array] = []
+        self._padding_value = padding_value
+        self._count: Callable[[int, int, int], None] = _uncounted
+        if spec is not None:
+            self.set_spec(spec)
+
+    def set_spec(self, spec: Spec) -> None:
+        """Says what one request looks like, where it was not known from the start."""
+        self.spec = spec
+        self._specs = leaves(spec)
+        self._fills = [
+            np.array([self._padding_value]).astype(each.dtype) if each.ragged else np.empty(0)
+            for each in self._specs
+        ]
+
+    def count_with(self, count: Callable[[int, int, int], None]) -> None:
+        """Has each batch's padding counted: rows added, tokens, tokens added."""
+        self._count = count
+
+    def around(self, model: Callable[[Any], Any], rows: int) -> Callable[[Any], Any]:
+        """A model over a batch in its staging memory; one call for one batch of `rows` rows.
+
+        It takes the memory's arrays, with room for all rows, and the int32 offsets of the ragged
+        ones or None; or a list of `rows` objects.
+        """
+        return functools.partial(self._run, model, rows)
+
+    def _run(self, model: Callable[[Any], Any], rows: int, memory: Any) -> Any:
+        answers = [
+            self._call(model, chunk, memory) for chunk in split(rows, self.sizes, self._policy)
+        ]
+        return answers[0] if len(answers) == 1 else _joined(answers)
+
+    def _call(self, model: Callable[[Any], Any], chunk: Chunk, memory: Any) -> Any:
+        added = chunk.size - chunk.rows
+        if self._collate == "list":
+            objects = memory[chunk.first : chunk.first + chunk.rows]
+            objects += objects[:1] * added
+            self._count(added, 0, 0)
+            return _cut(model(objects), chunk, None)
+        arrays, offsets = memory
+        if offsets is None:
+            self._count(added, 0, 0)
+            parts = [_taken(array, chunk) for array in arrays]
+            return _cut(model(self._structured(parts)), chunk, None)
+        argument, rows = self._ragged(arrays, offsets, chunk)
+        tokens = int(rows.cu_seqlens[-1])
+        self._count(added, tokens, chunk.size * rows.length - tokens if rows.padded else 0)
+        return _cut(model(argument), chunk, rows)
+
+    def _ragged(
+        self, arrays: Sequence[_Array], offsets: npt.NDArray[np.int32], chunk: Chunk
+    ) -> tuple[Padded | Packed, _Rows]:
+        begin = offsets[chunk.first]
+        cu_seqlens = offsets[chunk.first : chunk.first + chunk.rows + 1] - begin
+        lengths = np.diff(cu_seqlens)
+        longest = int(lengths.max())
+        added = chunk.size - chunk.rows
+        if self._collate == "pack":
+            end = begin + cu_seqlens[-1]
+            parts = [
+                array[begin:end] if spec.ragged else _taken(array, chunk)
+                for array, spec in zip(arrays, self._specs, strict=True)
+            ]
+            given = np.concatenate((cu_seqlens, np.full(added, cu_seqlens[-1], np.int32)))
+            packed = Packed(self._structured(parts), given, longest)
+            return packed, _Rows(cu_seqlens, longest, padded=False)
+        if self._pad_to is not None:
+            longest = self._pad_to[bisect_left(self._pad_to, longest)]
+        parts = [
+            _fast.pad_rows(array, offsets, *chunk, longest, fill)
+            if spec.ragged
+            else _taken(array, chunk)
+            for array, spec, fill in zip(arrays, self._specs, self._fills, strict=True)
+        ]
+        seen = np.concatenate((lengths, np.full(added, lengths[0], np.int32)))
+        mask = np.arange(longest, dtype=np.int32) < seen[:, np.newaxis]
+        return Padded(self._structured(parts), mask, seen), _Rows(cu_seqlens, longest, padded=True)
+
+    def _structured(self, parts: Sequence[Any]) -> Any:
+        """Arrays in the structure of a request."""
+        spec = self.spec
+        if isinstance(spec, TensorSpec):
+            return parts[0]
+        if isinstance(spec, Mapping):
+            return dict(zip(spec, parts, strict=True))
+        named: Any = spec
+        return named._make(parts) if hasattr(spec, "_make") else tuple(parts)
+
+    def warm_up(self, model: Callable[[Any], Any], most: int) -> None:
+        """Calls the model with zeros, once for each allowed size and each length to pad to.
+
+        Args:
+            model: The model.
+            most: The largest batch size, for which it is called if any size is allowed.
+        """
+        for size in self.sizes or (most,):
+            for length in self._pad_to or (1,):
+                arrays = [
+                    np.zeros(
+                        (size * length if spec.ragged else size, *spec.fixed_shape), spec.dtype
+                    )
+                    for spec in self._specs
+                ]
+                offsets = np.arange(0, size * length + 1, length, dtype=np.int32)
+                ragged = any(spec.ragged for spec in self._specs)
+                count, self._count = self._count, _uncounted
+                try:
+                    self._call(model, Chunk(0, size, size), (arrays, offsets if ragged else None))
+                finally:
+                    self._count = count
+                if not ragged:
+                    break
+
+
+def _uncounted(rows: int, tokens: int, padding_tokens: int) -> None:
+    """Counts nothing."""
+
+
+def _taken(array: _Array, chunk: Chunk) -> _Array:
+    """The rows of a chunk; those that are added repeat its first."""
+    first, rows, size = chunk
+    if size == rows:
+        return array[first : first + rows]
+    if first + size <= len(array):
+        array[first + rows : first + size] = array[first]
+        return array[first : first + size]
+    return np.concatenate((array[first : first + rows], array[[first] * (size - rows)]))
+
+
+def _cut(answer: Any, chunk: Chunk, rows: _Rows | None) -> Any:
+    """A model's answer without what it has for added rows; per token where it says so."""
+    if isinstance(answer, list):
+        if len(answer) != chunk.size:
+            raise OutputError(
+                f"expected a list of {chunk.size} objects from the model, got {len(answer)}",
+                expected=chunk.size,
+                given=len(answer),
+            )
+        return answer[: chunk.rows]
+    if isinstance(answer, tuple):
+        parts = [_cut_array(part, chunk, rows) for part in answer]
+        return answer._make(parts) if hasattr(answer, "_make") else tuple(parts)
+    if not isinstance(answer, (np.ndarray, PerToken)) and hasattr(answer, "keys"):
+        return {key: _cut_array(answer[key], chunk, rows) for key in list(answer.keys())}
+    return _cut_array(answer, chunk, rows)
+
+
+def _cut_array(value: Any, chunk: Chunk, rows: _Rows | None) -> Any:
+    if isinstance(value, PerToken):
+        return _by_token(value.array, chunk, rows)
+    if chunk.size == chunk.rows or not (
+        hasattr(value, "__array__") or hasattr(value, "__array_interface__")
+    ):
+        return value  # whatever it is, it is checked by whoever keeps it
+    array = np.asarray(value)
+    given = array.shape[0] if array.ndim else None
+    if given != chunk.size:
+        raise OutputError(
+            f"expected {chunk.size} rows from the model, got "
+            + ("a scalar" if given is None else f"{given} (an output of shape {array.shape})"),
+            expected=chunk.size,
+            given=given,
+        )
+    return array[: chunk.rows]
+
+
+def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
+    array = np.asarray(value)
+    if rows is None:
+        raise OutputError(
+            "the model marked an output as PerToken, but its rows are not ragged: that needs "
+            'inputs with a None in their shape, and collate="pad" or "pack"'
+        )
+    if rows.padded:
+        expected: tuple[int, ...] = (chunk.size, rows.length)
+    else:
+        expected = (int(rows.cu_seqlens[-1]),)
+    given = array.shape[: len(expected)]
+    if given != expected:
+        raise OutputError(
+            f"expected an output of shape ({', '.join(map(str, expected))}, ...) for each token "
+            f"from the model, got one of shape {array.shape}",
+            expected=expected[-1],
+            given=given[-1] if given else None,
+        )
+    if rows.padded:
+        lengths = np.diff(rows.cu_seqlens)
+        array = array[: chunk.rows][np.arange(rows.length) < lengths[:, np.newaxis]]
+    return _fast.TokenRows(array, rows.cu_seqlens)
+
+
+def _joined(answers: list[Any]) -> Any:
+    """The answers to the parts of a batch as one."""
+    first = answers[0]
+    if any(type(answer) is not type(first) for answer in answers):
+        kinds = " and then ".join(sorted({type(answer).__name__ for answer in answers}))
+        raise OutputError(f"expected answers of one kind from the model, got {kinds}")
+    if isinstance(first, list):
+        return [item for answer in answers for item in answer]
+    if isinstance(first, tuple):
+        parts = [_joined_arrays(parts) for parts in zip(*answers, strict=True)]
+        return first._make(parts) if hasattr(first, "_make") else tuple(parts)
+    if isinstance(first, dict):
+        return {key: _joined_arrays([answer[key] for answer in answers]) for key in first}
+    return _joined_arrays(answers)
+
+
+def _joined_arrays(parts: Sequence[Any]) -> Any:
+    if not isinstance(parts[0], _fast.TokenRows):
+        return np.concatenate([np.asarray(part) for part in parts])
+    ends, begin = [np.zeros(1, np.int32)], 0
+    for part in parts:
+        ends.append(part.cu_seqlens[1:] + np.int32(begin))
+        begin += int(part.cu_seqlens[-1])
+    return _fast.TokenRows(
+        np.concatenate([part.array for part in parts]), np.concatenate(ends).astype(np.int32)
+    )
