@@ -7,6 +7,7 @@ TidegateError
 ├── ForkedProcessError (RuntimeError) the batcher belongs to the parent process
 ├── QueueFullError                    no room, try again later
 ├── DeadlineError (TimeoutError)      the request's timeout passed while it waited
+├── DeviceError (RuntimeError)        a GPU failed, and with it all that was on its way there
 └── ModelError                        the model raised; its exception is the cause
     └── OutputError                   the model answered, but not one row per request
 
@@ -20,6 +21,7 @@ __all__ = [
     "ClosedError",
     "ConfigError",
     "DeadlineError",
+    "DeviceError",
     "ForkedProcessError",
     "InputError",
     "ModelError",
@@ -65,6 +67,10 @@ class QueueFullError(TidegateError):
 
 class DeadlineError(TidegateError, TimeoutError):
     """The request's timeout passed while it waited in the queue."""
+
+
+class DeviceError(TidegateError, RuntimeError):
+    """A GPU failed; CUDA's error is ``__cause__``, and nothing runs there in this process again."""
 
 
 class ModelError(TidegateError):

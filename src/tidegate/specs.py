@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tidegate.errors import ConfigError, InputError
 
-__all__ = ["Spec", "TensorSpec", "check_spec", "infer_spec", "leaves"]
+__all__ = ["Spec", "TensorSpec", "Transform", "check_spec", "infer_spec", "leaves"]
+
+
+class Transform(Protocol):
+    """What may be done to the batch of an array: one of tidegate.transforms."""
+
+    def check(self, spec: TensorSpec, collate: str | None = None) -> None:
+        """Raises ConfigError unless arrays of `spec`, collated so, can be taken."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +30,26 @@ class TensorSpec:
             as many tokens as each request has, for ``collate="pad"`` and ``collate="pack"``.
         dtype: Anything that ``numpy.dtype`` takes, native byte order, no Python objects.
         name: A name for humans and for protocols.
+        transform: What is done to a batch of these arrays before the model is called: one of
+            tidegate.transforms, or None.
 
     Raises:
-        ConfigError: A length that is negative or not an integer, or a dtype that cannot be batched.
+        ConfigError: A length that is negative or not an integer, a dtype that cannot be batched, or
+            a transform that does not suit them.
     """
 
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     name: str | None = None
+    transform: Transform | None = None
 
     def __init__(
         self,
         shape: tuple[int | None, ...] | list[int | None] | list[int],
         dtype: npt.DTypeLike,
         name: str | None = None,
+        *,
+        transform: Transform | None = None,
     ) -> None:
         try:
             given = tuple(shape)
@@ -71,6 +84,13 @@ class TensorSpec:
         native = resolved if resolved.isnative else resolved.newbyteorder("=")
         object.__setattr__(self, "dtype", native)
         object.__setattr__(self, "name", name)
+        object.__setattr__(self, "transform", transform)
+        if transform is not None:
+            if not callable(getattr(transform, "check", None)):
+                raise ConfigError(
+                    f"transform must be one of tidegate.transforms, got {transform!r}"
+                )
+            transform.check(self)
 
     @property
     def ragged(self) -> bool:
