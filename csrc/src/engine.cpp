@@ -123,7 +123,8 @@ Statistics Engine::statistics() const {
     for (const auto& executor : executors_) {
         const bool busy = !executor->running.empty();
         copy.executors.push_back(
-            {executor->state, busy ? static_cast<double>(now - executor->busy_since) * 1e-9 : 0.0});
+            {executor->state,
+             busy ? static_cast<double>(now - executor->running.front().since) * 1e-9 : 0.0});
     }
     return copy;
 }

@@ -89,7 +89,8 @@ Nanos Engine::watch_gil(Nanos now) noexcept {
             next = std::min(next, std::max(wanted_at + kWatchPeriod, now + kWatchPeriod / 4));
             continue;
         }
-        if (executor->running.empty()) continue;
+        // A batch on a device waits for no GIL.
+        if (executor->running.empty() || executor->kind == ExecutorKind::Device) continue;
         // The model itself may be waiting for the GIL on its way back. It is overdue when it takes
         // longer than it usually does; then ask, and ask less often as time goes by.
         const Nanos elapsed = now - executor->busy_since;
@@ -182,7 +183,7 @@ void Engine::abandon_running() noexcept {
     if (forked()) return;
     const std::lock_guard lock(mutex_);
     for (const auto& executor : executors_) {
-        for (const auto& [batch, rows] : executor->running) {
+        for (const auto& [batch, rows, since] : executor->running) {
             if (!batch->decide(Outcome::Abandoned, 0)) continue;
             for (std::uint32_t row = 0; row < rows; ++row) {
                 // Not claimed yet, or claimed and with the model: either way it ends here.

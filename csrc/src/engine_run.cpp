@@ -75,12 +75,18 @@ void Engine::arm_for_delay(Nanos now) noexcept {
 
 Executor* Engine::choose_idle() noexcept {
     if (lingering_ != nullptr) return lingering_;
+    Executor* chosen = nullptr;
     for (const auto& executor : executors_) {
-        if (executor->kind != ExecutorKind::Inline && executor->state == ExecutorState::Idle) {
-            return executor.get();
+        if (executor->kind == ExecutorKind::Inline || executor->state != ExecutorState::Idle) {
+            continue;
+        }
+        // Of several devices the one with the least under way; of threads just the first.
+        if (executor->running.empty()) return executor.get();
+        if (chosen == nullptr || executor->running.size() < chosen->running.size()) {
+            chosen = executor.get();
         }
     }
-    return nullptr;
+    return chosen;
 }
 
 void Engine::dispatch(Lock& lock) noexcept {
@@ -226,7 +232,7 @@ void Engine::take_slab(Lane& lane, Slab& slab, Executor& executor, Taken& taken,
     const bool at_once =
         executor.kind == ExecutorKind::Inline || executor.state == ExecutorState::Lent;
     taken.model_started = at_once && taken.reserved == 1 ? now : kNever;
-    executor.running.push_back({taken.batch, taken.reserved});
+    executor.running.push_back({taken.batch, taken.reserved, now});
     executor.busy_since = now;
     running_.fetch_add(1, std::memory_order_relaxed);  // under mutex_, as the look at the queue is
 }
@@ -379,6 +385,12 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     // Reading the clock is a good part of what a batch of one row takes in all.
     if (live > 0) recorder_.delivered(sequence, told ? clock_.now() : now);
     end_running();  // last, so that whoever waited for it finds every request ended
+}
+
+void Engine::retire(Executor& executor) noexcept {
+    Lock lock(mutex_);
+    executor.state = ExecutorState::Gone;
+    dispatch(lock);  // it may have taken the place of one that is idle
 }
 
 bool Engine::give_back(Executor& executor) noexcept {

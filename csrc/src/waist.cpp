@@ -4,6 +4,7 @@
 #include <system_error>
 #include <vector>
 
+#include "tidegate/completer.hpp"
 #include "tidegate/engine.hpp"
 #include "tidegate/gate.hpp"
 #include "tidegate/turnstile.hpp"
@@ -104,12 +105,28 @@ constexpr Waist kWaist = {
            std::uint32_t failed_rows) noexcept {
             engine->finish(*executor, *taken, outcome, status, failed_rows);
         },
+    .retire = [](Engine* engine, Executor* executor) noexcept { engine->retire(*executor); },
     .give_back = [](Engine* engine,
                     Executor* executor) noexcept { return engine->give_back(*executor); },
     .want_gil = [](Engine* engine,
                    Executor* executor) noexcept { return engine->want_gil(*executor); },
     .got_gil = [](Engine* engine, Executor* executor,
                   Nanos wanted_at) noexcept { engine->got_gil(*executor, wanted_at); },
+
+    .completer_new = [](Engine* engine, const DeviceCalls* calls) noexcept {
+        return new Completer(*engine, *calls);
+    },
+    .completer_delete = [](Completer* completer) noexcept { delete completer; },
+    .completer_add =
+        [](Completer* completer, Executor* executor, const Taken* taken, void* event) noexcept {
+            completer->add(*executor, *taken, event);
+        },
+    .completer_wait_room = [](Completer* completer,
+                              std::uint32_t most) noexcept { completer->wait_room(most); },
+    .completer_take_statuses =
+        [](Completer* completer, std::int32_t* into, std::size_t most) noexcept {
+            return completer->take_statuses(into, most);
+        },
 
     .batch_retain = [](Batch* batch) noexcept { batch->retain(); },
     .batch_release = [](Batch* batch) noexcept { batch->release(); },

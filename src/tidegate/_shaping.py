@@ -281,10 +281,9 @@ def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
             expected=expected[-1],
             given=given[-1] if given else None,
         )
-    if rows.padded:
-        lengths = np.diff(rows.cu_seqlens)
-        array = array[: chunk.rows][np.arange(rows.length) < lengths[:, np.newaxis]]
-    return _fast.TokenRows(array, rows.cu_seqlens)
+    return _fast.TokenRows(
+        array[: chunk.rows] if rows.padded else array, rows.cu_seqlens, rows.padded
+    )
 
 
 def _joined(answers: list[Any]) -> Any:
@@ -306,10 +305,14 @@ def _joined(answers: list[Any]) -> Any:
 def _joined_arrays(parts: Sequence[Any]) -> Any:
     if not isinstance(parts[0], _fast.TokenRows):
         return np.concatenate([np.asarray(part) for part in parts])
-    ends, begin = [np.zeros(1, np.int32)], 0
+    arrays, ends, begin = [], [np.zeros(1, np.int32)], 0
     for part in parts:
+        array = part.array
+        if part.padded:  # each part to a length of its own
+            lengths = np.diff(part.cu_seqlens)
+            array = array[np.arange(array.shape[1]) < lengths[:, np.newaxis]]
+        arrays.append(array)
         ends.append(part.cu_seqlens[1:] + np.int32(begin))
         begin += int(part.cu_seqlens[-1])
-    return _fast.TokenRows(
-        np.concatenate([part.array for part in parts]), np.concatenate(ends).astype(np.int32)
-    )
+    joined = np.concatenate(ends).astype(np.int32)
+    return _fast.TokenRows(np.concatenate(arrays), joined, False)

@@ -106,11 +106,23 @@ class _Tracer:
             _logger.exception("no span for a batch of %r", self._name)
             return None
 
+    def leave(self, begun: tuple[Span, Any] | None) -> tuple[Span, Any] | None:
+        """Makes it the current one no more, for a batch whose end another thread sees."""
+        if begun is None:
+            return None
+        span, token = begun
+        try:
+            self._detach(token)
+        except Exception:
+            _logger.exception("the context of a span of %r stays", self._name)
+        return span, None
+
     def end(self, begun: tuple[Span, Any], error: BaseException | None, failed_rows: int) -> None:
         """Ends it, with what the model raised or how many rows failed by themselves."""
         span, token = begun
         try:
-            self._detach(token)
+            if token is not None:
+                self._detach(token)
             if error is not None:
                 span.record_exception(error)
                 said = f"{type(error).__name__}: {error}"

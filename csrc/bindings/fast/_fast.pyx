@@ -14,8 +14,10 @@ One translation unit; each part has a file of its own. From the bottom up:
     groups.pxi    which requests may share a batch, and what each takes up of it
     session.pxi   what a batcher, its executors and its batches share
     runner.pxi    taking a batch and running the model
+    device.pxi    starting batches on a device, several before the first has ended
     gateway.pxi   the base of Batcher: submit and call
 """
+import collections
 import contextvars
 import os
 import sys
@@ -27,6 +29,7 @@ import numpy as np
 from tidegate.errors import (
     ClosedError,
     DeadlineError,
+    DeviceError,
     ForkedProcessError,
     InputError,
     ModelError,
@@ -35,6 +38,7 @@ from tidegate.errors import (
     TidegateError,
 )
 from tidegate._layout import Layout, aligned_memory
+from tidegate.ragged import PerToken
 from tidegate.specs import infer_spec, leaves
 
 cimport cython
@@ -137,6 +141,7 @@ include "bulk.pxi"
 include "groups.pxi"
 include "session.pxi"
 include "runner.pxi"
+include "device.pxi"
 include "gateway.pxi"
 
 # Fill the am_send slots; Cython has no syntax for them.

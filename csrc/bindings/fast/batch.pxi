@@ -78,7 +78,7 @@ cdef class BatchState:
     cdef Batch* core
     cdef int kind
     cdef bint copy_rows
-    cdef bint by_token     # some output has entries for each token
+    cdef bint by_token     # some output has entries for each token, or is on a device
     cdef object outputs    # an array, tuple, dict or list, by `kind`
     cdef type row_type     # of a named tuple
     cdef object error      # what the model raised, or an OutputError
@@ -143,6 +143,41 @@ cdef class BatchState:
             parts[i] = self._own_part(parts[i], staging)
         self.outputs = tuple(parts) if self.kind == TUPLE_OUTPUT else dict(zip(keys, parts))
         self._choose_copies(parts)
+        return 0
+
+    cdef int set_device_outputs(self, object outputs, object offsets, uint32_t rows, bint padded,
+                                bint on_device) except -1:
+        """Keeps a lane's answer, which is checked, and nobody else's.
+
+        `offsets` says where the rows of what has entries for each token begin, or is None.
+        """
+        cdef bint marked = False
+        if isinstance(outputs, tuple):
+            parts = list(outputs)
+            self.kind = TUPLE_OUTPUT
+            if hasattr(outputs, "_make"):
+                self.row_type = type(outputs)
+        elif isinstance(outputs, dict):
+            parts = list(outputs.values())
+            self.kind = MAPPING_OUTPUT
+        else:
+            parts = [outputs]
+            self.kind = ARRAY_OUTPUT
+        for i in range(len(parts)):
+            if type(parts[i]) is PerToken:
+                parts[i] = TokenRows(parts[i].array, offsets, padded)
+                marked = True
+        if self.kind == TUPLE_OUTPUT:
+            self.outputs = tuple(parts)
+        elif self.kind == MAPPING_OUTPUT:
+            self.outputs = dict(zip(outputs, parts))
+        else:
+            self.outputs = parts[0]
+        self.by_token = marked or on_device
+        if on_device:
+            self.copy_rows = False
+        else:
+            self._choose_copies(parts)
         return 0
 
     cdef int show(self) except -1:
@@ -249,6 +284,8 @@ cdef class BatchState:
         """One output of a request."""
         if type(part) is TokenRows:
             return (<TokenRows>part).row(row, self.copy_rows)
+        if not cnp.PyArray_Check(part):
+            return part[row]  # a device's
         return _row(<cnp.ndarray>part, row, self.copy_rows)
 
     cdef object answer_by_token(self, uint32_t row):
@@ -266,6 +303,15 @@ cdef class BatchState:
             error = self.error
             if isinstance(error, OutputError):
                 return OutputError(str(error), expected=error.expected, given=error.given)
+            if isinstance(error, DeviceError):
+                failure = DeviceError(str(error))
+                failure.__cause__ = error.__cause__
+                return failure
+            if error is None and self.session.on_device:
+                status = self.session.w.batch_status(self.core)
+                return DeviceError(
+                    f"the GPU of {self.session.name!r} failed: CUDA's error {status}. Nothing runs "
+                    "on it in this process any more: restart the process")
             if error is None:
                 status = self.session.w.batch_status(self.core)
                 return ModelError(f"the native model of {self.session.name!r} returned {status}")

@@ -56,18 +56,25 @@ cdef class TokenRows:
     """An output of one entry per token, and which of them are whose.
 
     Args:
-        array: Of shape (tokens, ...), the rows end to end.
+        array: Of shape (tokens, ...), the rows end to end; or, if they are `padded`, of shape
+            (rows, length, ...). NumPy's, or a device's.
         cu_seqlens: int32 array of one offset more than there are rows.
+        padded: Whether each row has a place of its own.
     """
-    cdef readonly cnp.ndarray array
+    cdef readonly object array
     cdef readonly cnp.ndarray cu_seqlens
+    cdef readonly bint padded
 
-    def __init__(self, cnp.ndarray array not None, cnp.ndarray cu_seqlens not None):
+    def __init__(self, array, cnp.ndarray cu_seqlens not None, bint padded):
         self.array = array
         self.cu_seqlens = cu_seqlens
+        self.padded = padded
 
     cdef object row(self, uint32_t index, bint copy):
         """The entries of row `index`."""
         cdef const int32_t* offsets = <const int32_t*>cnp.PyArray_DATA(self.cu_seqlens)
-        entries = self.array[offsets[index]:offsets[index + 1]]
+        if self.padded:
+            entries = self.array[index, :offsets[index + 1] - offsets[index]]
+        else:
+            entries = self.array[offsets[index]:offsets[index + 1]]
         return entries.copy() if copy else entries

@@ -67,12 +67,7 @@ cdef class Runner:
                 w.wait_committed(taken)
         rows = w.claim(self.session.engine, taken)
         staging = <Staging>taken.owner
-        if taken.tenant == NULL:  # all of its rows came through a native door
-            batch = self.session.new_state(taken.batch)
-            Py_INCREF(batch)  # as if it were the core's
-            taken.tenant = <void*>batch
-        else:
-            batch = <BatchState>taken.tenant
+        batch = self.state_of(taken)
         if rows > 0:
             self.enter_model()
             try:
@@ -111,6 +106,15 @@ cdef class Runner:
             Py_DECREF(<object>memory)
         Py_DECREF(batch)  # the core's reference
         return outcome
+
+    cdef BatchState state_of(self, Taken* taken):
+        """The Python side of a batch that was claimed."""
+        cdef BatchState batch
+        if taken.tenant == NULL:  # all of its rows came through a native door
+            batch = self.session.new_state(taken.batch)
+            Py_INCREF(batch)  # as if it were the core's
+            taken.tenant = <void*>batch
+        return <BatchState>taken.tenant
 
     cdef int run_traced(self, Taken* taken, uint32_t* failed, object model, object argument,
                         uint32_t rows) except -1:

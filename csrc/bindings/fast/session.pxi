@@ -49,6 +49,7 @@ cdef class Session:
     cdef object shaper         # makes a batch what the model takes, else None: rows are stacked
     cdef bint laid_out         # staging memory lies in one piece
     cdef object new_memory     # makes such pieces
+    cdef readonly bint on_device  # batches run elsewhere, see device.pxi
 
     def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
                  output_specs=None, Grouping grouping=None, shaper=None, new_memory=None):
@@ -65,7 +66,7 @@ cdef class Session:
         self.grouping = grouping
         self.shaper = shaper
         self.new_memory = aligned_memory if new_memory is None else new_memory
-        self.laid_out = new_memory is not None
+        self.laid_out = self.on_device = new_memory is not None
         if objects:
             self._set_schema(Schema(None))
         elif spec is not None:
@@ -238,7 +239,7 @@ cdef class Session:
 
     def native_lane(self):
         """What a native door needs to submit rows: the engine's capsule and the lane's address."""
-        if self.objects or self.lane == NULL or self.shaper is not None:
+        if self.objects or self.lane == NULL or self.shaper is not None or self.on_device:
             return None
         return self.capsule, <size_t>self.lane
 

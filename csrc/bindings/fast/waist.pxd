@@ -15,6 +15,8 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         pass
     cppclass Port:
         pass
+    cppclass Completer:
+        pass
     cppclass CoreExecutor "tidegate::Executor":
         pass
 
@@ -53,6 +55,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
     enum class ExecutorKind(uint8_t):
         Thread
         Inline
+        Device
 
     enum class DispatchReason(uint8_t):
         Full
@@ -68,6 +71,11 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
     struct TokenMemory:
         uint32_t capacity
         int32_t* offsets
+
+    struct DeviceCalls:
+        int (*wait)(void*) noexcept
+        int (*enter)(void*) noexcept
+        void* context
 
     struct Notice:
         void* token
@@ -133,9 +141,16 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         bint keeps_memory(Engine*, const Taken*) noexcept nogil
         void* detach(Taken*) noexcept nogil
         void finish(Engine*, CoreExecutor*, Taken*, Outcome, int32_t, uint32_t) noexcept nogil
+        void retire(Engine*, CoreExecutor*) noexcept nogil
         bint give_back(Engine*, CoreExecutor*) noexcept nogil
         int64_t want_gil(Engine*, CoreExecutor*) noexcept nogil
         void got_gil(Engine*, CoreExecutor*, int64_t) noexcept nogil
+
+        Completer* completer_new(Engine*, const DeviceCalls*) noexcept nogil
+        void completer_delete(Completer*) noexcept nogil
+        void completer_add(Completer*, CoreExecutor*, const Taken*, void*) noexcept nogil
+        void completer_wait_room(Completer*, uint32_t) noexcept nogil
+        size_t completer_take_statuses(Completer*, int32_t*, size_t) noexcept nogil
 
         void batch_retain(Batch*) noexcept nogil
         void batch_release(Batch*) noexcept nogil

@@ -38,6 +38,7 @@ struct Executor {
     struct Running {
         Batch* batch;
         std::uint32_t rows;  // reserved
+        Nanos since;
     };
     std::vector<Running> running;  // batches taken and not finished
     Nanos busy_since = 0;
@@ -113,6 +114,8 @@ class Engine {
     /// \pre The GIL is not held.
     void finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
                 std::uint32_t failed_rows) noexcept;
+    /// Ends an executor that can run nothing any more, while others go on. \pre between two batches
+    void retire(Executor& executor) noexcept;
     /// Gives back an executor lent by commit_or_lead() or try_take().
     /// True if it is an inline one and more work waits for it.
     bool give_back(Executor& executor) noexcept;

@@ -9,6 +9,7 @@
 namespace tidegate {
 
 class Batch;
+class Completer;
 class Engine;
 class Port;
 class Slab;
@@ -69,6 +70,14 @@ enum class ExecutorKind : std::uint8_t {
     Thread,  ///< a thread that calls await_work(); a waiting caller may take its place
     Native,  ///< the same, but no caller can run its model
     Inline,  ///< whoever submits calls try_take()
+    Device,  ///< a thread that starts batches elsewhere, several before the first has ended
+};
+
+/// What a Completer calls; both return 0, or what went wrong.
+struct DeviceCalls {
+    int (*wait)(void* event) = nullptr;
+    int (*enter)(void* context) = nullptr;  ///< called once by the waiting thread; may be null
+    void* context = nullptr;
 };
 
 /// What ragged rows need besides their columns.

@@ -51,9 +51,18 @@ struct Waist {
     void* (*detach)(Taken*) noexcept;
     void (*finish)(Engine*, Executor*, Taken*, Outcome, std::int32_t status,
                    std::uint32_t failed_rows) noexcept;  // without the GIL
+    void (*retire)(Engine*, Executor*) noexcept;
     bool (*give_back)(Engine*, Executor*) noexcept;
     Nanos (*want_gil)(Engine*, Executor*) noexcept;
     void (*got_gil)(Engine*, Executor*, Nanos wanted_at) noexcept;
+
+    // Batches on a device; see completer.hpp.
+    Completer* (*completer_new)(Engine*, const DeviceCalls*) noexcept;
+    void (*completer_delete)(Completer*) noexcept;  // without the GIL
+    void (*completer_add)(Completer*, Executor*, const Taken*, void* event) noexcept;
+    void (*completer_wait_room)(Completer*, std::uint32_t most) noexcept;  // without the GIL
+    std::size_t (*completer_take_statuses)(Completer*, std::int32_t* into,
+                                           std::size_t most) noexcept;
 
     // One batch.
     void (*batch_retain)(Batch*) noexcept;

@@ -1,0 +1,90 @@
+// Completer: waiting for a device, in the order in which it was given work.
+#include "tidegate/completer.hpp"
+
+#include <algorithm>
+
+#include "tidegate/futex.hpp"
+
+namespace tidegate {
+
+Completer::Completer(Engine& engine, DeviceCalls calls)
+    : engine_(engine), calls_(calls), thread_([this] { run(); }) {}
+
+Completer::~Completer() {
+    {
+        const std::lock_guard lock(mutex_);
+        stopping_ = true;
+        added_.fetch_add(1, std::memory_order_relaxed);  // read under the mutex before sleeping
+    }
+    futex_wake_all(added_);
+    thread_.join();
+}
+
+void Completer::add(Executor& executor, const Taken& taken, void* event) {
+    {
+        const std::lock_guard lock(mutex_);
+        flights_.push_back({&executor, taken, event});
+        ++under_way_;
+        added_.fetch_add(1, std::memory_order_relaxed);  // as in the destructor
+    }
+    futex_wake(added_, 1);
+}
+
+void Completer::wait_room(std::uint32_t most) noexcept {
+    for (;;) {
+        std::uint32_t seen = 0;
+        {
+            const std::lock_guard lock(mutex_);
+            if (under_way_ < most) return;
+            seen = ended_.load(std::memory_order_relaxed);  // changes under the mutex
+        }
+        futex_wait(ended_, seen, kNever);
+    }
+}
+
+std::size_t Completer::take_statuses(std::int32_t* into, std::size_t most) {
+    const std::lock_guard lock(mutex_);
+    const std::size_t count = std::min(most, statuses_.size());
+    std::copy_n(statuses_.begin(), count, into);
+    statuses_.erase(statuses_.begin(), statuses_.begin() + static_cast<std::ptrdiff_t>(count));
+    return count;
+}
+
+void Completer::run() noexcept {
+    // What it answers is what the first wait would: that says it to the batch as well.
+    if (calls_.enter != nullptr) calls_.enter(calls_.context);
+    for (;;) {
+        Flight flight{};
+        std::uint32_t seen = 0;
+        bool found = false;
+        {
+            const std::lock_guard lock(mutex_);
+            if (!flights_.empty()) {
+                flight = flights_.front();
+                flights_.pop_front();
+                found = true;
+            } else if (stopping_) {
+                return;
+            }
+            seen = added_.load(std::memory_order_relaxed);  // changes under the mutex
+        }
+        if (!found) {
+            futex_wait(added_, seen, kNever);
+            continue;
+        }
+        const std::int32_t status = calls_.wait(flight.event);
+        void* const tenant = flight.taken.tenant;
+        engine_.finish(*flight.executor, flight.taken,
+                       status == 0 ? Outcome::Completed : Outcome::Failed, status, 0);
+        if (tenant != nullptr) engine_.add_orphan(tenant);
+        {
+            const std::lock_guard lock(mutex_);
+            statuses_.push_back(status);
+            --under_way_;
+            ended_.fetch_add(1, std::memory_order_relaxed);
+        }
+        futex_wake_all(ended_);
+    }
+}
+
+}  // namespace tidegate
