@@ -263,6 +263,7 @@ class FakeEvent:
         self.ptr = id(self)
         self.recorded = self.reached = 0
         self.stream: FakeStream | None = None
+        self.device = cuda.device
 
     @property
     def done(self) -> bool:
@@ -272,6 +273,7 @@ class FakeEvent:
     def synchronize(self) -> None:
         """See CuPy."""
         self.cuda.call("synchronize")
+        assert self.cuda.device == self.device, "this would make a context on another device"
         if "host" in self.cuda.ignored:
             return
         with self.cuda.lock:

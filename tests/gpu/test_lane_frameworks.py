@@ -207,6 +207,24 @@ def test_what_has_the_cuda_array_interface_is_taken_without_a_copy(world: World)
     np.testing.assert_array_equal(found, np.stack(batch) * 2)
 
 
+def test_what_dlpack_does_not_know_is_taken_by_the_other_interface(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Both(Tensor):
+        __cuda_array_interface__ = "as PyTorch's"
+
+    def refuse(value: Any) -> Any:
+        raise RuntimeError("Bool type is not supported by dlpack")
+
+    monkeypatch.setattr(world.xp, "from_dlpack", refuse)
+    batch = dense(1)[2]
+    driven = world.lane(lambda x: Both(x > 100, 2), DENSE)
+    np.testing.assert_array_equal(driven.send(batch, 8).wait(), np.stack(batch) > 100)
+    driven = world.lane(lambda x: Tensor(x > 100, 2), DENSE)
+    with pytest.raises(OutputError, match=r"the model's Tensor cannot be taken.*Bool type"):
+        driven.send(batch)
+
+
 def test_a_tensor_that_cannot_be_taken_says_what_to_do(world: World) -> None:
     trouble = BufferError("Can't export tensors that require gradient")
     driven = world.lane(lambda x: Tensor(np.zeros(8), 1, trouble), DENSE)
