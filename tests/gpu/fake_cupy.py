@@ -55,7 +55,7 @@ class Memory:
 class FakeCupy:
     """Stands for the module. Each launch has a grid and a block of its own, as the seed decides."""
 
-    ndarray = DeviceArray
+    ndarray: type[DeviceArray] = DeviceArray
 
     def __init__(self, shim: Shim, seed: int = 0) -> None:
         self.shim = shim
@@ -82,7 +82,7 @@ class FakeCupy:
         self.memory.append(Memory(raw, start, size))
         inside = raw[start : start + size]
         inside[:] = POISON
-        return inside.view(wanted).reshape(shape).view(DeviceArray)
+        return inside.view(wanted).reshape(shape).view(self.ndarray)
 
     def asarray(self, host: npt.NDArray[Any]) -> DeviceArray:
         """A copy that no kernel may write to."""

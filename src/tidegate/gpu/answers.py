@@ -121,23 +121,41 @@ def _array_of(xp: Any, value: Any, size: int) -> tuple[Any, bool]:
     if isinstance(value, np.ndarray):
         return value, False
     kind = type(value).__name__
-    try:
-        # DLPack first: it orders streams, while the other interface may make the host wait.
-        if hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__"):
-            where = int(value.__dlpack_device__()[0])
-            if where in (_CPU, _CUDA):
-                return (xp if where == _CUDA else np).from_dlpack(value), where == _CUDA
-        if hasattr(value, "__cuda_array_interface__"):
-            return xp.asarray(value), True
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    trouble: Exception | None = None
+    for convert in (_by_dlpack, _by_interface):
+        try:
+            found = convert(xp, value)
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            # Also of asking for the interface: PyTorch refuses it for tensors with gradients.
+            trouble = trouble or error
+        else:
+            if found is not None:
+                return found
+    if trouble is not None:
         raise OutputError(
-            f"the model's {kind} cannot be taken as an array: {error}. A PyTorch model must answer "
-            "without gradients (torch.inference_mode), in a dtype that NumPy has, such as float32"
-        ) from error
+            f"the model's {kind} cannot be taken as an array: {trouble}. A PyTorch model must "
+            "answer without gradients (torch.inference_mode), in a dtype that NumPy has, such as "
+            "float32"
+        ) from trouble
     raise OutputError(
         f"the model must return arrays whose first axis is {size}, or a tuple or mapping of them; "
         f"got {kind}"
     )
+
+
+def _by_dlpack(xp: Any, value: Any) -> tuple[Any, bool] | None:
+    """Comes first, since it orders streams; the other interface may make the host wait."""
+    if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
+        return None
+    where = int(value.__dlpack_device__()[0])
+    if where == _CUDA:
+        return xp.from_dlpack(value), True
+    return (np.from_dlpack(value), False) if where == _CPU else None
+
+
+def _by_interface(xp: Any, value: Any) -> tuple[Any, bool] | None:
+    """Has some dtypes that DLPack did not have for long, such as bool."""
+    return (xp.asarray(value), True) if hasattr(value, "__cuda_array_interface__") else None
 
 
 def _check_first(array: Any, expected: int, what: str) -> None:

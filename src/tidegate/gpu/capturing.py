@@ -29,7 +29,7 @@ def hook_of(model: object) -> Callable[[int, Any], Any] | None:
 
 
 def capture(hook: Callable[[int, Any], Any], size: int, argument: Any) -> Callable[[], Any] | None:
-    """Calls the hook; what goes wrong in it is logged, and the model then runs without a graph."""
+    """Calls the hook; what goes wrong in it is logged."""
     try:
         replay = hook(size, argument)
     except Exception as error:
@@ -39,7 +39,7 @@ def capture(hook: Callable[[int, Any], Any], size: int, argument: Any) -> Callab
             return replay  # type: ignore[no-any-return]
         said = "it returned None" if replay is None else f"it returned {replay!r}, no function"
     _logger.warning(
-        "the model's capture(%d, ...) gave no graph: %s; it runs without graphs from now on",
+        "the model's capture(%d, ...) gave no graph: %s; batches of that shape run without one",
         size,
         said,
     )

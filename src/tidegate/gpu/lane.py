@@ -12,7 +12,6 @@ It is tested without a GPU, and not yet measured on one.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,8 +26,8 @@ from tidegate.gpu.arrays import check_count
 from tidegate.gpu.collation import Argument, Collation
 from tidegate.gpu.delivery import Delivery, ToDevice, ToHost
 from tidegate.gpu.flights import Flight
-from tidegate.gpu.health import Health
 from tidegate.gpu.pinned import new_memory
+from tidegate.gpu.ring import Ring
 from tidegate.gpu.slots import Slot
 from tidegate.gpu.streams import Streams
 from tidegate.specs import Spec
@@ -105,14 +104,11 @@ class Lane:
         self._xp = xp
         self._cuda = cuda
         self._device = device
-        self._health = Health(device)
-        # Held while a flight ends, which two threads may see at once.
-        self._ends = threading.Lock()
         self._closed = False
-        self._turn = 0
         with cuda.Device(device):
             self._streams = Streams(cuda, device)
-            self._slots = [Slot(xp, cuda, self._streams.up) for _ in range(self.depth)]
+            slots = [Slot(xp, cuda, self._streams.up) for _ in range(self.depth)]
+        self._ring = Ring(cuda, device, self._streams, slots)
         run, down = self._streams.run, self._streams.down
         self._delivery: Delivery = (
             ToHost(xp, cuda, run, down) if outputs == "host" else ToDevice(xp, cuda, run)
@@ -125,16 +121,26 @@ class Lane:
     @property
     def broken(self) -> DeviceError | None:
         """The error of the device, once there was one; then nothing runs there any more."""
-        return self._health.broken
+        return self._ring.health.broken
 
     def enter(self) -> None:
         """Makes the device the current one of this thread, which will call start()."""
         self._cuda.runtime.setDevice(self._device)
 
     def new_memory(self, nbytes: int) -> npt.NDArray[np.uint8]:
-        """Page-locked memory for a batch, see tidegate.gpu.pinned.new_memory(); for any thread."""
-        with self._cuda.Device(self._device):
-            return new_memory(self._cuda, nbytes)
+        """Page-locked memory for a batch, see tidegate.gpu.pinned.new_memory(); for any thread.
+
+        Raises:
+            DeviceError: There is none, or the device failed before.
+        """
+        self._ring.health.check()
+        try:
+            with self._cuda.Device(self._device):
+                return new_memory(self._cuda, nbytes)
+        except Exception as error:
+            raise DeviceError(
+                f"no page-locked memory of {nbytes} bytes: {error}. Smaller batches need less"
+            ) from error
 
     def start(
         self,
@@ -164,27 +170,21 @@ class Lane:
             ClosedError: The lane is closed.
             InputError: The longest row is longer than any of `pad_to`.
             OutputError: The model's answer does not fit the batch.
-            Exception: What the model raised.
+            Exception: What the model raised, or CuPy, where the device has no memory left.
         """
         self._check_batch(memory, layout, rows, size)
         length = self._collation.length_of(longest)
-        slot = self._slots[self._turn]
-        if slot.flight is not None:
-            self._settle(slot, slot.flight, None)
-        self._health.check()
+        slot = self._ring.wait_for_next()
         shape = Shape(self._collation.collate, rows, size, tokens, length)
         try:
             outputs = self._launch(slot, memory, layout, shape, longest)
         except BaseException as error:
-            self._come_to_rest(slot)
-            failure = self._health.failure()
+            self._ring.come_to_rest(slot)
+            failure = self._ring.health.failure()
             if failure is not None and isinstance(error, Exception):
                 raise failure from failure.__cause__
             raise
-        flight = Flight(slot.done, outputs, lambda mine, status: self._settle(slot, mine, status))
-        slot.flight = flight
-        self._turn = (self._turn + 1) % self.depth
-        return flight
+        return self._ring.begin(slot, outputs)
 
     def warm_up(self, sizes: Sequence[int] = (), layout: Layout | None = None) -> None:
         """Compiles the kernels, runs the model on zeros, and lets it capture graphs.
@@ -216,29 +216,25 @@ class Lane:
                 tokens = plan.fill(memory, size, length)
                 # A graph is captured over a batch of zeros, which each slot must have seen.
                 for _ in range(1 if hook is None else self.depth):
-                    slot = self._slots[self._turn]
+                    slot = self._ring.next
                     self.start(memory, plan.layout, size, tokens, length, size).wait()
                     if hook is not None and not self._capture(
                         slot, hook, plan.layout, size, length
                     ):
-                        hook = None
+                        break
 
     def close(self) -> None:
         """Waits for what is under way and frees the memory; later starts raise ClosedError."""
-        if self._closed:
-            return
-        self._closed = True
-        for slot in self._slots:
-            if slot.flight is not None:
-                self._settle(slot, slot.flight, None)
-            slot.clear()
+        if not self._closed:
+            self._closed = True
+            self._ring.close()
 
     def _check_batch(
         self, memory: npt.NDArray[np.uint8], layout: Layout, rows: int, size: int
     ) -> None:
         if self._closed:
             raise ClosedError("the lane is closed; make a new one")
-        self._health.check()
+        self._ring.health.check()
         if not 1 <= rows <= size <= layout.capacity or memory.nbytes < layout.nbytes:
             raise ConfigError(
                 f"a batch needs 1 <= rows <= size <= {layout.capacity} and {layout.nbytes} bytes, "
@@ -305,41 +301,12 @@ class Lane:
         argument = self._argument(slot, layout, size, length, 0, length)
         with self._streams.running():
             replay = capturing.capture(hook, size, argument.value)
-        if replay is None:
-            self._come_to_rest(slot)
-            self._health.check()
-            for each in self._slots:
-                each.replays.clear()
-            return False
-        slot.replays[size, length, argument.addresses] = replay
-        return True
-
-    def _settle(self, slot: Slot, flight: Flight, status: int | None) -> None:
-        """Brings a flight to its end, once: waits for it, unless its status is known."""
-        if slot.flight is not flight:
-            return
-        cause: Exception | None = None
-        try:
-            if status is None:
-                # Which may be the first of CUDA in this thread.
-                with self._cuda.Device(self._device):
-                    flight.event.synchronize()
-            elif status != 0:
-                cause = self._cuda.driver.CUDADriverError(status)
-        except Exception as error:
-            cause = error
-        with self._ends:
-            if slot.flight is not flight:  # another thread was faster
-                return
-            if cause is not None:
-                self._health.broke(cause)
-                flight.error = self._health.failure()
-            slot.release()
-
-    def _come_to_rest(self, slot: Slot) -> None:
-        """Waits for all that is under way; whether that works tells if the device still does."""
-        try:
-            self._streams.come_to_rest()
-        except Exception as cause:
-            self._health.broke(cause)
-        slot.release()
+        if replay is not None:
+            slot.replays[size, length, argument.addresses] = replay
+            return True
+        self._ring.come_to_rest(slot)
+        self._ring.health.check()
+        for each in self._ring.slots:
+            for key in [key for key in each.replays if key[:2] == (size, length)]:
+                del each.replays[key]
+        return False

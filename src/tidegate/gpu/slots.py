@@ -70,7 +70,7 @@ class Slot:
         self.done = cuda.Event(block=True, disable_timing=True)
         self.flight: Any = None
         self.held: tuple[Any, ...] = ()
-        self.replays: dict[Hashable, Callable[[], Any]] = {}
+        self.replays: dict[tuple[int, int, tuple[object, ...]], Callable[[], Any]] = {}
         self._arguments: dict[Hashable, Argument] = {}
 
     def argument(
