@@ -47,6 +47,7 @@ class Collation:
         self.collate: Collate = collate
         self.policy: PaddingPolicy = padding_policy
         self.ragged = inputs is not None and any(spec.ragged for spec in leaves(inputs))
+        self.transformed = False
         self._check_inputs()
         self.sizes = _settings.ascending(
             "allowed_batch_sizes", allowed_batch_sizes, _settings.MOST_ROWS
@@ -80,6 +81,10 @@ class Collation:
             raise ConfigError(
                 f"collate={self.collate!r} needs ragged inputs: inputs=TensorSpec((None, ...), ...)"
             )
+        for spec in leaves(self.inputs) if self.inputs is not None else ():
+            if spec.transform is not None:
+                spec.transform.check(spec, self.collate)
+                self.transformed = True
         if self.collate == "stack" and self.ragged:
             raise ConfigError(
                 "ragged inputs cannot be stacked: choose collate='pad' or collate='pack'"
@@ -99,11 +104,6 @@ class Collation:
                 "the largest of allowed_batch_sizes must be max_batch_size, got "
                 f"{self.sizes[-1]} and {max_batch_size}"
             )
-
-    @property
-    def special(self) -> bool:
-        """True if it is more than stacking arrays or listing objects."""
-        return self.grouped or self.sizes is not None
 
     @property
     def grouped(self) -> bool:
@@ -127,7 +127,7 @@ class Collation:
     def shaper(self, *, always: bool = False) -> Shaper | None:
         """What makes a batch what the model takes, if it is more than its rows."""
         exact = self.sizes is None or self.policy == "none"
-        if exact and not self.ragged and not always:
+        if exact and not self.ragged and not self.transformed and not always:
             return None
         return Shaper(
             self.inputs, self.collate, self.sizes, self.policy, self.padding_value, self.pad_to

@@ -19,6 +19,7 @@ from tidegate import _fast
 from tidegate.errors import OutputError
 from tidegate.ragged import Packed, Padded, PerToken
 from tidegate.specs import Spec, TensorSpec, leaves
+from tidegate.transforms import Affine, TokenIds
 
 __all__ = ["Chunk", "Shaper", "split"]
 
@@ -138,7 +139,10 @@ class Shaper:
         arrays, offsets = memory
         if offsets is None:
             self._count(added, 0, 0)
-            parts = [_taken(array, chunk) for array in arrays]
+            parts = [
+                _transformed(_taken(array, chunk), spec)
+                for array, spec in zip(arrays, self._specs, strict=True)
+            ]
             return _cut(model(self._structured(parts)), chunk, None)
         argument, rows = self._ragged(arrays, offsets, chunk)
         tokens = int(rows.cu_seqlens[-1])
@@ -156,7 +160,7 @@ class Shaper:
         if self._collate == "pack":
             end = begin + cu_seqlens[-1]
             parts = [
-                array[begin:end] if spec.ragged else _taken(array, chunk)
+                array[begin:end] if spec.ragged else _transformed(_taken(array, chunk), spec)
                 for array, spec in zip(arrays, self._specs, strict=True)
             ]
             given = np.concatenate((cu_seqlens, np.full(added, cu_seqlens[-1], np.int32)))
@@ -165,13 +169,15 @@ class Shaper:
         if self._pad_to is not None:
             longest = self._pad_to[bisect_left(self._pad_to, longest)]
         parts = [
-            _fast.pad_rows(array, offsets, *chunk, longest, fill)
+            _widened(_fast.pad_rows(array, offsets, *chunk, longest, fill), spec)
             if spec.ragged
-            else _taken(array, chunk)
+            else _transformed(_taken(array, chunk), spec)
             for array, spec, fill in zip(arrays, self._specs, self._fills, strict=True)
         ]
         seen = np.concatenate((lengths, np.full(added, lengths[0], np.int32)))
         mask = np.arange(longest, dtype=np.int32) < seen[:, np.newaxis]
+        if any(isinstance(spec.transform, TokenIds) for spec in self._specs):
+            mask = mask.astype(np.int64)
         return Padded(self._structured(parts), mask, seen), _Rows(cu_seqlens, longest, padded=True)
 
     def _structured(self, parts: Sequence[Any]) -> Any:
@@ -223,6 +229,14 @@ def _taken(array: _Array, chunk: Chunk) -> _Array:
         array[first + rows : first + size] = array[first]
         return array[first : first + size]
     return np.concatenate((array[first : first + rows], array[[first] * (size - rows)]))
+
+
+def _transformed(rows: _Array, spec: TensorSpec) -> Any:
+    return spec.transform.apply(rows) if isinstance(spec.transform, Affine) else rows
+
+
+def _widened(padded: _Array, spec: TensorSpec) -> _Array:
+    return padded.astype(np.int64) if isinstance(spec.transform, TokenIds) else padded
 
 
 def _cut(answer: Any, chunk: Chunk, rows: _Rows | None) -> Any:

@@ -15,10 +15,11 @@ from collections.abc import (
     Generator,
     Iterable,
 )
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tidegate import _engine, _fast, _settings
 from tidegate._collation import Collate, Collation
+from tidegate._device import Berth, memory_of, open_berths
 from tidegate._runtime import Runtime, runtimes
 from tidegate._shaping import PaddingPolicy
 from tidegate.errors import ConfigError, DeadlineError, QueueFullError
@@ -27,6 +28,9 @@ from tidegate.pool import Instance, ModelPool
 from tidegate.recorder import BatchRecord
 from tidegate.specs import Spec, check_spec
 from tidegate.statistics import Statistics, from_engine
+
+if TYPE_CHECKING:
+    from tidegate.gpu.waiting import CudaDevice
 
 __all__ = ["Batcher"]
 
@@ -95,7 +99,11 @@ class Batcher(_fast.Gateway):
             itself. Switch it off for models that are bound to a thread.
         outputs: Whether callers get ``"view"``s into the batch's outputs or ``"copy"``s; ``"auto"``
             gives views while the whole batch's outputs are at most 64 KiB, since a view that is
-            kept keeps all of them.
+            kept keeps all of them. ``"device"`` leaves them on the device, as CuPy's arrays.
+        device: Where the model works: None for the CPU; ``"cuda"``, ``"cuda:1"`` and so on, or a
+            tidegate.gpu.CudaDevice. Rows are then copied into page-locked memory, uploaded
+            once per batch, collated and transformed on the device, and the model is called with
+            CuPy's arrays. Each instance of a pool with ``devices`` is on its own. Needs ``inputs``.
 
     Raises:
         ConfigError: A setting has a value that it cannot have.
@@ -112,7 +120,7 @@ class Batcher(_fast.Gateway):
         overflow: Literal["reject", "block"] = "reject",
         inputs: Spec | None = None,
         collate: Collate = "stack",
-        padding_value: float = 0.0,
+        padding_value: float = 0,
         pad_to: Iterable[int] | None = None,
         length_buckets: Iterable[int] | None = None,
         group_key: Callable[[Any], Any] | None = None,
@@ -125,12 +133,16 @@ class Batcher(_fast.Gateway):
         split_oversize: bool = True,
         executor: Literal["thread", "inline"] = "thread",
         caller_runs: bool = True,
-        outputs: Literal["auto", "view", "copy"] = "auto",
+        outputs: Literal["auto", "view", "copy", "device"] = "auto",
+        device: str | CudaDevice | None = None,
     ) -> None:
         _settings.refuse_green_threads()
         _settings.choose("overflow", overflow, ("reject", "block"))
         _settings.choose("executor", executor, ("thread", "inline"))
-        _settings.choose("outputs", outputs, ("auto", "view", "copy"))
+        stay = outputs == "device"
+        if stay and device is None:
+            raise ConfigError("outputs='device' needs a device")
+        _settings.choose("outputs", outputs, ("auto", "view", "copy", "device"))
         if default_timeout is not None:
             default_timeout = _settings.number("default_timeout", default_timeout)
         if name is not None and not isinstance(name, str):
@@ -178,17 +190,23 @@ class Batcher(_fast.Gateway):
             raise ConfigError("executor='inline' runs one instance; the pool has more")
         if executor == "inline" and policy.max_queue_delay > 0:
             raise ConfigError(_NOTHING_TO_HOLD_BACK)
-        shaper = collation.shaper()
+        berths: list[Berth] = []
+        if device is not None:
+            if native is not None or executor == "inline":
+                raise ConfigError("a device takes a Python model, with executor='thread'")
+            berths = open_berths(model, device, collation, stay)  # type: ignore[arg-type]
+        shaper = None if berths else collation.shaper()
         grouping = collation.grouping()
         session = _fast.Session(
             self._runtime.engine.capsule(),
             self._name,
             inputs,
             collate == "list",
-            outputs,
+            "auto" if outputs == "device" else outputs,
             None if native is None else native.outputs,
             grouping,
             shaper,
+            memory_of(berths) if berths else None,
         )
         if shaper is not None:
             shaper.count_with(session.count_padding)
@@ -196,9 +214,12 @@ class Batcher(_fast.Gateway):
         self._default_timeout = default_timeout
         self._open(session, default_timeout, overflow == "block", bool(split_oversize))
         self._model = model  # a NativeModel's code must outlive its thread
-        if warmup:
-            self._warm_up(model)
-        self._start(model, session, executor == "inline")
+        if berths:
+            self._start_on_device(berths, session, stay, warmup)
+        else:
+            if warmup:
+                self._warm_up(model)
+            self._start(model, session, executor == "inline")
         runtimes.add(self._runtime)
         self._finalizer = weakref.finalize(self, self._runtime.let_go)
         self._finalizer.atexit = False  # close_all() does more
@@ -216,6 +237,20 @@ class Batcher(_fast.Gateway):
                 shaper.warm_up(instance, self.max_batch_size)
             finally:
                 instance.release()
+
+    def _start_on_device(
+        self, berths: list[Berth], session: _fast.Session, stay: bool, warmup: bool
+    ) -> None:
+        collation = self._collation
+        for number, berth in enumerate(berths):
+            if warmup:
+                berth.lane.warm_up(collation.sizes or (self.max_batch_size,), session.layout())
+            sizes = None if collation.policy == "none" else collation.sizes
+            padded = collation.collate == "pad"
+            runner = _fast.DeviceRunner(
+                session, berth.lane, berth.lease, sizes, padded, stay, berth.calls
+            )
+            self._runtime.start(runner, number)
 
     def _start(self, model: Any, session: _fast.Session, inline: bool) -> None:
         if isinstance(model, NativeModel):

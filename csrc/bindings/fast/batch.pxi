@@ -284,7 +284,7 @@ cdef class BatchState:
         """One output of a request."""
         if type(part) is TokenRows:
             return (<TokenRows>part).row(row, self.copy_rows)
-        if not cnp.PyArray_Check(part):
+        if not cnp.PyArray_CheckExact(part):
             return part[row]  # a device's
         return _row(<cnp.ndarray>part, row, self.copy_rows)
 

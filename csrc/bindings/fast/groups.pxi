@@ -51,11 +51,12 @@ cdef class Grouping:
         self.max_batch_cost = INFINITY if max_batch_cost is None else max_batch_cost
         for bucket in buckets or ():
             self.buckets.push_back(bucket)
+        # Where it is known how long rows can be, memory is made for that at once.
+        self.longest = 16 if max_tokens is None else max_tokens
         self.max_tokens = MOST_TOKENS if max_tokens is None else max_tokens
         self.groups = {}
         self.spare = []
         self.layouts = {}
-        self.longest = 16
 
     cdef object weigh(self, Schema schema, object x, object prepared, Weight* weight):
         """What a request takes up, and the key of its group; InputError if that cannot be."""

@@ -172,6 +172,14 @@ cdef class Session:
                 return 0
             self.grouping.add_buffer(self, lane[0], weight.tokens)
 
+    def layout(self):
+        """Where the parts of the next batch's staging memory lie, if it lies in one piece."""
+        cdef uint32_t capacity = self.w.max_batch_size(self.engine)
+        if self.grouping is None:
+            return Layout(self.schema.specs, capacity, 0)
+        return self.grouping.layout(self.schema, capacity,
+                                    self.grouping.wanted(self.schema, capacity, 0))
+
     def count_padding(self, uint64_t rows, uint64_t tokens, uint64_t padding_tokens):
         """Counts what a model was called with: rows that are nobody's, tokens that are and are not.
         """

@@ -119,6 +119,11 @@ class Lane:
         return f"<tidegate.gpu.lane.Lane on cuda:{self._device}, {state}>"
 
     @property
+    def cuda(self) -> Any:
+        """The module that the lane was made with, cupy.cuda."""
+        return self._cuda
+
+    @property
     def broken(self) -> DeviceError | None:
         """The error of the device, once there was one; then nothing runs there any more."""
         return self._ring.health.broken
