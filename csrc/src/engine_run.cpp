@@ -325,8 +325,8 @@ void Engine::record_run(Executor& executor, const Taken& taken, Nanos now) noexc
     // Falls at once and rises slowly: what a run takes when nothing gets in its way.
     typical = typical == 0 || run < typical ? run : typical + (run - typical) / 32;
     ++executor.runs;
-    linger_.record_batch(taken.batch->live(), taken.lane->weighed ? weighed_waiting_
-                                                                   : taken.lane->waiting_rows());
+    linger_.record_batch(taken.batch->live(),
+                         taken.lane->weighed ? weighed_waiting_ : taken.lane->waiting_rows());
 }
 
 std::uint64_t Engine::record_batch(const Executor& executor, const Taken& taken, Nanos now,

@@ -113,14 +113,13 @@ constexpr Waist kWaist = {
     .got_gil = [](Engine* engine, Executor* executor,
                   Nanos wanted_at) noexcept { engine->got_gil(*executor, wanted_at); },
 
-    .completer_new = [](Engine* engine, const DeviceCalls* calls) noexcept {
-        return new Completer(*engine, *calls);
-    },
-    .completer_delete = [](Completer* completer) noexcept { delete completer; },
-    .completer_add =
-        [](Completer* completer, Executor* executor, const Taken* taken, void* event) noexcept {
-            completer->add(*executor, *taken, event);
+    .completer_new =
+        [](Engine* engine, const DeviceCalls* calls) noexcept {
+            return new Completer(*engine, *calls);
         },
+    .completer_delete = [](Completer* completer) noexcept { delete completer; },
+    .completer_add = [](Completer* completer, Executor* executor, const Taken* taken,
+                        void* event) noexcept { completer->add(*executor, *taken, event); },
     .completer_wait_room = [](Completer* completer,
                               std::uint32_t most) noexcept { completer->wait_room(most); },
     .completer_take_statuses =

@@ -28,8 +28,7 @@ struct Ragged {
     /// Submits a row of `tokens` tokens that all say `value`.
     Status submit(std::uint8_t value, std::uint32_t tokens, double cost, Reservation& reservation,
                   Nanos deadline = kNever) {
-        const Status status =
-            engine.reserve_weighed(lane, {tokens, cost}, deadline, reservation);
+        const Status status = engine.reserve_weighed(lane, {tokens, cost}, deadline, reservation);
         if (status != Status::Ok) return status;
         std::memset(reservation.slab->column(0) + std::size_t{reservation.first_token} * 2, value,
                     std::size_t{tokens} * 2);
@@ -82,10 +81,10 @@ void test_a_batch_is_closed_by_cost_by_tokens_and_by_rows() {
     CHECK(lane.submit(1, 4, 6, reservation) == Status::BufferNeeded);
     for (int i = 0; i < 6; ++i) lane.give(3, 8);
     lane.must_submit(1, 4, 6);
-    lane.must_submit(2, 1, 5);   // 11: closes the first
-    lane.must_submit(3, 0, 5);   // 10: full to the brim
+    lane.must_submit(2, 1, 5);  // 11: closes the first
+    lane.must_submit(3, 0, 5);  // 10: full to the brim
     lane.must_submit(4, 5, 1);
-    lane.must_submit(5, 4, 1);   // 9 tokens: closes the one before
+    lane.must_submit(5, 4, 1);  // 9 tokens: closes the one before
     lane.must_submit(6, 0, 1);
     lane.must_submit(7, 4, 1);   // the third row: full
     lane.must_submit(8, 8, 10);  // as much as there can be

@@ -48,10 +48,10 @@ class Completer {
     Engine& engine_;
     const DeviceCalls calls_;
     std::mutex mutex_;
-    std::deque<Flight> flights_;           // started, not waited for; under mutex_
-    std::deque<std::int32_t> statuses_;    // under mutex_
-    std::uint32_t under_way_ = 0;          // under mutex_
-    bool stopping_ = false;                // under mutex_
+    std::deque<Flight> flights_;         // started, not waited for; under mutex_
+    std::deque<std::int32_t> statuses_;  // under mutex_
+    std::uint32_t under_way_ = 0;        // under mutex_
+    bool stopping_ = false;              // under mutex_
     // Futex words, changed under mutex_: to wake the waiting thread, and those in wait_room().
     std::atomic<std::uint32_t> added_{0};
     std::atomic<std::uint32_t> ended_{0};
