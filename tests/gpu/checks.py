@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import gpu as ops
+from tidegate.gpu.lengths import row_lengths
 
 HostArray = npt.NDArray[Any]
 
@@ -360,6 +361,22 @@ def long_sequences_lose_nothing(device: Device) -> None:
     np.testing.assert_allclose(found.get(), x[:1], rtol=2e-7)
 
 
+# row_lengths
+
+
+def sequences_are_measured(device: Device) -> None:
+    for capacity in (1, 7, 300):
+        for rows in (0, capacity // 2, capacity):
+            lengths = device.random.integers(0, 9, rows).tolist()
+            offsets = device.offsets(lengths, capacity - rows)
+            header = np.array([rows, 7], dtype=np.int32)
+            wanted = np.array(lengths + [0] * (capacity - rows), dtype=np.int32)
+            np.testing.assert_array_equal(row_lengths(offsets, rows=header), wanted)
+            same(row_lengths(device.put(offsets), rows=device.put(header)), wanted)
+            same(row_lengths(device.put(offsets), rows=rows), wanted)
+            _launched(device, "row_lengths")
+
+
 CHECKS: dict[str, tuple[Callable[[Device], None], ...]] = {
     "u8_affine": (
         bytes_become_floats_in_every_layout_and_type,
@@ -376,6 +393,7 @@ CHECKS: dict[str, tuple[Callable[[Device], None], ...]] = {
     "unpad": (unpad_undoes_pad, what_unpad_has_no_token_for_is_zero),
     "pad_ids": (ids_grow_and_get_a_mask,),
     "packed_meta": (tokens_know_where_they_belong, a_header_of_too_many_rows_ends_at_the_last),
+    "row_lengths": (sequences_are_measured,),
     "softmax_topk": (
         the_largest_are_found_with_their_probabilities,
         equal_values_come_in_order,

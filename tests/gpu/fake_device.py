@@ -77,10 +77,6 @@ class FakeDevice(FakeCupy):
         """Queues work on the current stream."""
         self.cuda.current.push(work)
 
-    def subtract(self, left: Any, right: Any, out: Any) -> Any:
-        """As CuPy's."""
-        return np.subtract(left, right, out=out)
-
     def copyto(self, target: Any, source: Any) -> None:
         """As CuPy's."""
         to, from_ = target.view(np.ndarray), source.view(np.ndarray)

@@ -162,13 +162,15 @@ def check_affine(world: World) -> None:
 
 def check_device_outputs(world: World) -> None:
     """Answers stay on the device and never change, not even if the model answers its argument."""
-    driven = world.lane(lambda x: (x, x * 3), TensorSpec((5,), "f4"), outputs="device")
+    spec = TensorSpec((5,), "f4")
+    driven = world.lane(lambda x: (x, x * 3, x[:, ::-1]), spec, outputs="device")
     batches = dense(6)
     answers = driven.answers(batches, 8)
     for batch, found in zip(batches, answers, strict=True):
         assert all(isinstance(each, world.xp.ndarray) for each in found)
         np.testing.assert_array_equal(on_host(found[0]), np.stack(batch))
         np.testing.assert_array_equal(on_host(found[1]), np.stack(batch) * 3)
+        np.testing.assert_array_equal(on_host(found[2]), np.stack(batch)[:, ::-1])
 
 
 def check_views_and_kept_buffers(world: World) -> None:

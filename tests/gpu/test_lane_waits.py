@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from tests.gpu.lane_checks import dense
 from tests.gpu.shim_driver import Shim
 from tests.gpu.worlds import World
 from tidegate import TensorSpec
+from tidegate.gpu.flights import Flight
 
 
 def wrong_answers(shim: Shim, monkeypatch: pytest.MonkeyPatch, order: str, dropped: str) -> int:
@@ -109,3 +112,34 @@ def test_memory_that_grows_is_not_that_of_a_stream_that_still_works_on_it(
         driven.send([np.ones((2, 3)), np.ones((5, 3))], room=room).wait()
     assert set(made) == {"up"}
     assert len(made) == 3 * 3, "each slot's own: staging, collated arrays, answers"
+
+
+def test_one_thread_starts_batches_while_another_waits_for_them(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda("random", seed=11)
+    xp = FakeDevice(shim, cuda)
+    monkeypatch.setitem(sys.modules, "cupy", xp)
+    driven = World(xp, cuda).lane(lambda x: x * 2, TensorSpec((5,), "f4"))
+    batches = [batch for seed in range(20) for batch in dense(seed)]
+    flights: queue.SimpleQueue[Flight] = queue.SimpleQueue()
+    answers: list[Any] = []
+
+    def wait() -> None:
+        for turn in range(len(batches)):
+            flight = flights.get(timeout=30)
+            if turn % 2:
+                flight.event.synchronize()
+                flight.done(0)
+            answers.append(flight.wait())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for batch in batches:
+        # Not held back by whoever waits: if the ring is full, start() waits itself.
+        flights.put(driven.send(batch))
+    thread.join(60)
+    assert len(answers) == len(batches)
+    driven.lane.close()
+    for batch, found in zip(batches, answers, strict=True):
+        np.testing.assert_array_equal(found, np.stack(batch) * 2)

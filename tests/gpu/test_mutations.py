@@ -98,6 +98,11 @@ MUTATIONS = {
         "static_cast<int>(token - begin)",
         "static_cast<int>(token)",
     ),
+    "rows that are not valid are measured": (
+        "row_lengths",
+        "row < rows ? offsets[row + 1] - offsets[row] : 0;",
+        "offsets[row + 1] - offsets[row];",
+    ),
     "some threads leave early": (
         "softmax_topk",
         "if (i + 1 == k) break;",

@@ -12,6 +12,7 @@ import numpy as np
 
 from tidegate._layout import Layout
 from tidegate.errors import ConfigError, InputError
+from tidegate.gpu.lengths import row_lengths
 from tidegate.gpu.padding import pad
 from tidegate.ragged import Packed, Padded
 from tidegate.specs import Spec, TensorSpec, check_spec, leaves
@@ -130,21 +131,18 @@ class Collation:
 
     def zeroed(self, layout: Layout, rows: int, size: int) -> list[tuple[int, int]]:
         """Spans, in bytes, of the uploaded memory that must be zero since no request fills them."""
-        spans = []
+        spans: list[tuple[int, int]] = []
+        if size == rows:
+            return spans
         for spec, part in zip(self.specs, layout.parts, strict=True):
-            bytes_ = part.item_bytes
-            if (
-                not part.ragged
-                and not isinstance(spec.transform, Affine)
-                and size > rows
-                and bytes_
-            ):
-                spans.append((part.offset + rows * bytes_, part.offset + size * bytes_))
+            nbytes = part.item_bytes
+            # A transform fills such rows itself.
+            if nbytes and not part.ragged and not isinstance(spec.transform, Affine):
+                spans.append((part.offset + rows * nbytes, part.offset + size * nbytes))
         return spans
 
     def bind(
         self,
-        xp: Any,
         layout: Layout,
         memory: Any,
         results: Sequence[Any],
@@ -157,7 +155,6 @@ class Collation:
         """The argument over memory of the device.
 
         Args:
-            xp: CuPy.
             layout: Of `memory`.
             memory: uint8 array that batches are uploaded to.
             results: Arrays as results() says.
@@ -192,8 +189,7 @@ class Collation:
             values.append(out)
         value = self._structure(values)
         if self.collate == "pad":
-            assert offsets is not None
-            steps.append(partial(xp.subtract, offsets[1:], offsets[:-1], out=lengths))
+            steps.append(partial(row_lengths, offsets, rows=header, out=lengths))
             # TokenIds' mask is the one that models of ids take.
             mask = masks.get(np.dtype(np.int64), masks.get(np.dtype(np.bool_)))
             value = Padded(value, mask, lengths)

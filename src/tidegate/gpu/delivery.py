@@ -62,21 +62,24 @@ class ToHost:
         """See Delivery."""
         places, end = [], 0
         for leaf in leaves:
-            places.append(end)
-            if leaf.on_device:
-                end += -(-_nbytes(leaf.array) // _ALIGNMENT) * _ALIGNMENT
+            nbytes = _nbytes(leaf.array) if leaf.on_device else 0
+            places.append((end, nbytes))
+            end += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
         block: Any = None
         if end:
             slot.outbox.reserve(end)
             block = self._pool.take(end)
         arrays: list[Any] = []
-        for leaf, begin in zip(leaves, places, strict=True):
-            nbytes = _nbytes(leaf.array)
-            if leaf.on_device and nbytes:
-                part = slice(begin, begin + nbytes)
-                inside = slot.outbox.array[part]
-                _copy_on_device(self._xp, self._copy, leaf.array, inside, self._run)
-                array = block[part].view(leaf.array.dtype).reshape(leaf.array.shape)
+        for leaf, (begin, nbytes) in zip(leaves, places, strict=True):
+            if nbytes:
+                source, part = leaf.array, slice(begin, begin + nbytes)
+                if source.flags.c_contiguous:
+                    target = slot.outbox.address + begin
+                    self._copy(target, source.data.ptr, nbytes, _ON_DEVICE, self._run.ptr)
+                else:
+                    inside = slot.outbox.array[part].view(source.dtype)
+                    self._xp.copyto(inside.reshape(source.shape), source)
+                array = block[part].view(source.dtype).reshape(source.shape)
             else:
                 array = _own(leaf)
             arrays.append(PerToken(array) if leaf.per_token else array)
@@ -87,7 +90,7 @@ class ToHost:
         """See Delivery."""
         address, nbytes = self._parcel
         if nbytes:
-            self._copy(address, slot.outbox.array.data.ptr, nbytes, _TO_HOST, self._down.ptr)
+            self._copy(address, slot.outbox.address, nbytes, _TO_HOST, self._down.ptr)
 
 
 class ToDevice:
@@ -109,9 +112,14 @@ class ToDevice:
         arrays: list[Any] = []
         for leaf in leaves:
             if leaf.on_device:
-                array = self._xp.empty(leaf.array.shape, leaf.array.dtype)
-                if _nbytes(array):
-                    _copy_on_device(self._xp, self._copy, leaf.array, array, self._run)
+                source = leaf.array
+                array = self._xp.empty(source.shape, source.dtype)
+                nbytes = _nbytes(source)
+                if nbytes and source.flags.c_contiguous:
+                    run = self._run.ptr
+                    self._copy(array.data.ptr, source.data.ptr, nbytes, _ON_DEVICE, run)
+                elif nbytes:
+                    self._xp.copyto(array, source)
             else:
                 array = _own(leaf)
             arrays.append(PerToken(array) if leaf.per_token else array)
@@ -130,10 +138,3 @@ def _own(leaf: Leaf) -> Any:
     if leaf.on_device:  # and empty
         return np.empty(leaf.array.shape, leaf.array.dtype)
     return np.array(leaf.array)
-
-
-def _copy_on_device(xp: Any, copy: Any, source: Any, target: Any, run: Any) -> None:
-    if source.flags.c_contiguous:
-        copy(target.data.ptr, source.data.ptr, _nbytes(source), _ON_DEVICE, run.ptr)
-        return
-    xp.copyto(target.view(source.dtype).reshape(source.shape), source)

@@ -374,6 +374,17 @@ extern "C" __global__ void __launch_bounds__(kMaxThreads)
     }
 }
 
+// Tokens of each sequence, 0 for those that are not valid.
+extern "C" __global__ void __launch_bounds__(kMaxThreads)
+    row_lengths(const int* __restrict__ offsets, int* __restrict__ lengths,
+                const int* __restrict__ header, int capacity) {
+    const int rows = valid_rows(header, capacity);
+    for (i64 row = static_cast<i64>(blockIdx.x) * blockDim.x + threadIdx.x; row < capacity;
+         row += static_cast<i64>(gridDim.x) * blockDim.x) {
+        lengths[row] = row < rows ? offsets[row + 1] - offsets[row] : 0;
+    }
+}
+
 // --- Reductions: a block has a row.
 
 __device__ __forceinline__ double from_lane(double mine, int distance) {

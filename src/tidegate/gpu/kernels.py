@@ -28,6 +28,7 @@ KERNELS = (
     *(f"unpad_{word}" for word in _WORDS),
     "pad_ids",
     "packed_meta",
+    "row_lengths",
     "softmax_topk",
     "segment_mean",
     "segment_mean_v4",

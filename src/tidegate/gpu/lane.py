@@ -259,7 +259,7 @@ class Lane:
         streams = self._streams
         streams.upload(
             memory.ctypes.data,
-            slot.memory.array.data.ptr,
+            slot.memory.address,
             self._collation.used(layout, memory, shape.rows, shape.size, shape.tokens),
             self._collation.zeroed(layout, shape.rows, shape.size),
         )

@@ -27,6 +27,7 @@ class _Growing:
         self._xp = xp
         self._up = up
         self.array: Any = None
+        self.address = 0
         self.nbytes = 0
 
     def reserve(self, nbytes: int) -> bool:
@@ -37,6 +38,7 @@ class _Growing:
         self.array = None
         with self._up:
             self.array = self._xp.empty(wanted, "uint8")
+        self.address = self.array.data.ptr
         self.nbytes = wanted
         return True
 
@@ -112,7 +114,7 @@ class Slot:
                 results.append(self._xp.empty(shape, dtype))
             begin += _aligned(nbytes)
         extent = {"size": size, "length": length, "tokens": tokens, "longest": longest}
-        argument = collation.bind(self._xp, layout, self.memory.array, results, **extent)
+        argument = collation.bind(layout, self.memory.array, results, **extent)
         if not packed:
             self._arguments[key] = argument
         return argument, lost
