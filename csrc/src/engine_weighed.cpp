@@ -17,8 +17,8 @@ Status Engine::reserve_weighed(Lane& lane, Weight weight, Nanos deadline,
         std::uint32_t index = 0;
         slab.reserve(1, 1, index);  // open_for() saw room, and all that fill it hold the mutex
         const Nanos now = clock_.now();
-        reservation = {&slab,    slab.batch(), slab.owner(), index, 1, slab.add_weight(index, weight),
-                       now,      deadline};
+        reservation = {&slab, slab.batch(), slab.owner(), index, 1, slab.add_weight(index, weight),
+                       now,   deadline};
         // seq_cst: as in reserve().
         if (index == 0) slab.oldest().store(now, std::memory_order_seq_cst);
         slab.submitted(index) = now;
@@ -49,7 +49,7 @@ Status Engine::open_for(Lane& lane, Weight weight) noexcept {
         if (!cost) slab->set_sealed_for_cost();
         retire_open(lane);
     }
-    lane.token_capacity = std::max(lane.token_capacity, weight.tokens);
+    lane.token_capacity = std::max(weight.room, weight.tokens);
     Slab* slab = take_free(lane);
     if (slab == nullptr) return Status::BufferNeeded;
     slab->open(new Batch(slab->capacity()), policy_.max_batch_size);

@@ -60,7 +60,7 @@ void test_rows_that_never_fit_leave_nothing_behind() {
     CHECK(rig.reserve(5, 5, kNever, reservation) == Status::QueueFull);
     Taken taken;
     CHECK(rig.engine.try_take(executor, taken) == Status::Nothing);
-    CHECK(rig.engine.pending_batch(rig.lane) == nullptr);
+    CHECK(rig.engine.pending_batch(&rig.lane) == nullptr);
     CHECK(rig.engine.has_room(rig.lane, 1));
     // Once batches are larger, the empty buffer that is open gives way to a larger one.
     rig.engine.set_policy(Policy{.max_batch_size = 6});
@@ -119,14 +119,14 @@ void test_a_model_may_keep_the_memory() {
 void test_whom_to_wait_for_when_the_queue_is_full() {
     Rig rig(Policy{.max_batch_size = 2, .max_queue_size = 3});
     Waiter waiter(rig.engine);
-    CHECK(rig.engine.pending_batch(rig.lane) == nullptr);
+    CHECK(rig.engine.pending_batch(&rig.lane) == nullptr);
     const Request first = rig.submit(1);
-    Batch* pending = rig.engine.pending_batch(rig.lane);
+    Batch* pending = rig.engine.pending_batch(&rig.lane);
     CHECK(pending == first.batch);
     pending->release();
     rig.submit(2);
     rig.submit(3);
-    pending = rig.engine.pending_batch(rig.lane);
+    pending = rig.engine.pending_batch(&rig.lane);
     CHECK(pending == first.batch, "the front of the queue");
     CHECK(waiter.status() == Status::Ok);
     rig.run(waiter.executor);
@@ -139,14 +139,14 @@ void test_whom_to_wait_for_beside_an_inline_executor() {
     Rig rig(Policy{.max_batch_size = 2, .max_queue_size = 3});
     Executor& executor = rig.engine.add_executor(ExecutorKind::Inline);
     rig.submit(1);
-    CHECK(rig.engine.pending_batch(rig.lane) == nullptr, "the caller can run it");
+    CHECK(rig.engine.pending_batch(&rig.lane) == nullptr, "the caller can run it");
     Taken taken = rig.take(executor);
-    Batch* const pending = rig.engine.pending_batch(rig.lane);
+    Batch* const pending = rig.engine.pending_batch(&rig.lane);
     CHECK(pending == taken.batch, "somebody else runs it");
     rig.finish(executor, taken);
     CHECK(pending->done());
     pending->release();
-    CHECK(rig.engine.pending_batch(rig.lane) == nullptr);
+    CHECK(rig.engine.pending_batch(&rig.lane) == nullptr);
 }
 
 void test_a_batch_that_cannot_grow_is_not_held_back() {

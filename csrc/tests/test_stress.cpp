@@ -226,7 +226,7 @@ class Stress {
 
     void wait_for_room(Random& random) {
         if (config_.kind == Kind::Inline) run_inline();
-        Batch* const batch = engine_.pending_batch(lane_);
+        Batch* const batch = engine_.pending_batch(&lane_);
         if (batch == nullptr) return std::this_thread::yield();
         const Nanos patience = one_in(random, 2) ? kNever : engine_.clock().now() + kMillisecond;
         batch->wait(0xffff'ffff, patience, 0, engine_.clock());

@@ -15,7 +15,7 @@ namespace {
 
 /// By DispatchReason.
 constexpr std::array<const char*, kDispatchReasons> kReasons{"full", "idle", "delay", "drain",
-                                                         "cost"};
+                                                             "cost"};
 
 constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
@@ -151,8 +151,7 @@ PYBIND11_MODULE(_engine, module) {
                          std::uint64_t max_queue_size, bool caller_runs,
                          std::optional<double> max_batch_cost) {
                  Policy policy{max_batch_size, nanoseconds(max_queue_delay), max_queue_size,
-                               caller_runs,
-                               max_batch_cost.value_or(kNoLimit)};
+                               caller_runs, max_batch_cost.value_or(kNoLimit)};
                  policy.validate();
                  return policy;
              }),

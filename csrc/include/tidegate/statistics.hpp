@@ -32,8 +32,8 @@ struct Statistics {
     std::uint64_t closed = 0;
     std::uint64_t rejected = 0;  // refused at submission, never queued
     std::uint64_t batches = 0;
-    std::uint64_t rows = 0;  // rows that models were called with
-    std::uint64_t led = 0;   // batches run by a waiting caller
+    std::uint64_t rows = 0;            // rows that models were called with
+    std::uint64_t led = 0;             // batches run by a waiting caller
     std::uint64_t padding_rows = 0;    // that models were called with besides
     std::uint64_t tokens = 0;          // of ragged rows that models were called with
     std::uint64_t padding_tokens = 0;  // that models were called with besides
@@ -49,8 +49,8 @@ struct Statistics {
 /// What the engine counts.
 struct Counters {
     std::atomic<std::uint64_t> submitted{0}, completed{0}, failed{0}, cancelled{0}, expired{0},
-        closed{0}, rejected{0}, batches{0}, rows{0}, led{0}, padding_rows{0},
-        tokens{0}, padding_tokens{0};
+        closed{0}, rejected{0}, batches{0}, rows{0}, led{0}, padding_rows{0}, tokens{0},
+        padding_tokens{0};
     std::array<std::atomic<std::uint64_t>, kDispatchReasons> dispatched{};
     Histogram queue_duration, request_duration, batch_duration, batch_size{1};
 
