@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
-import resource
 from typing import Any
 
 import numpy as np
@@ -247,32 +247,33 @@ def test_more_groups_than_are_kept_never_mix() -> None:
         assert answers(futures) == [list(each) for each in asked]
 
 
+def stagings() -> int:
+    """Pieces of staging memory that there are, of all batchers."""
+    return sum(type(each).__name__ == "Staging" for each in gc.get_objects())
+
+
 def test_groups_that_are_gone_leave_no_memory() -> None:
-    width = 1 << 16  # 512 KiB a row, 8 MiB a batch
-    model = Holding(lambda rows: rows[:, 0].copy())
-    with Batcher(
-        model, group_key=lambda row: float(row[0]), max_batch_size=16, caller_runs=False
-    ) as batcher:
-        first = batcher.submit(np.zeros(width))
-        model.await_entry()
-        waiting = []
-        row = np.zeros(width)
-        for number in range(200):  # all at once, each in a group of its own
-            row[0] = number
-            waiting.append(batcher.submit(row))
-        model.batches.clear()
-        model._model = lambda rows: rows[:, 0].copy()
-        model.gate.set()
-        assert [future.result(PATIENCE) for future in [first, *waiting]] == [0.0, *range(200)]
-        model.batches.clear()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for number in range(2000):  # and one after the other, each in a new one
-            row[0] = -1 - number
-            assert batcher(row) == -1 - number
-            model.batches.clear()
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
-    # 2,000 rows of 512 KiB are 1 GiB.
-    assert grown < 200 * 1024
+    gc.collect()
+    before = stagings()
+    model = Holding(checked)
+    with Batcher(model, group_key=key_of, max_batch_size=4, caller_runs=False) as batcher:
+        futures = model.ask_together(batcher, [row_of(key // 2) for key in range(1000)])
+        assert stagings() - before > 490
+        assert answers(futures) == [[key // 2, 0] for key in range(1000)]
+        until(lambda: batcher.statistics().executors[0].state == "idle")
+        assert stagings() - before <= 8
+        for key in range(2000):
+            assert answers([batcher.submit(row_of(key))]) == [[key, 0]]
+        assert stagings() - before <= 8
+
+
+def test_a_few_groups_keep_their_memory() -> None:
+    gc.collect()
+    before = stagings()
+    with Batcher(checked, group_key=key_of, max_batch_size=4) as batcher:
+        for number in range(1000):
+            assert answers([batcher.submit(row_of(number % 20))]) == [[number % 20, 0]]
+        assert stagings() - before <= 24
 
 
 def test_a_rare_group_is_served_beside_a_flood() -> None:
@@ -376,16 +377,16 @@ def test_a_caller_with_no_room_waits_for_the_batch_that_goes_next() -> None:
         overflow="block",
         caller_runs=False,
     ) as batcher:
-        flood = [batcher.submit(row_of(1)) for _ in range(2)]
+        first = [batcher.submit(row_of(7)) for _ in range(2)]
         model.await_entry()
         rare = batcher.submit(row_of(7))  # goes in half a minute
-        flood += [batcher.submit(row_of(1)) for _ in range(4)]
+        flood = [batcher.submit(row_of(1)) for _ in range(4)]
         with pytest.raises(QueueFullError):
             batcher.submit(row_of(7))
         waiting = in_thread(lambda: batcher(row_of(7, 1)))
         until(lambda: waiting.asleep)
         model.gate.set()
-        assert answers(flood) == [[1, 0]] * 6
+        assert answers([*first, *flood]) == [[7, 0]] * 2 + [[1, 0]] * 4
         # The two of group 7 are a full batch then.
         np.testing.assert_array_equal(waiting.outcome(), 2 * row_of(7, 1))
         assert answers([rare]) == [[7, 0]]
