@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tidegate import Batcher, Future
 
 PATIENCE = 20.0
 ROW = np.zeros(3)
@@ -83,3 +86,33 @@ class Work(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._answer
+
+
+class Holding:
+    """Calls another model with its batches, each only once `gate` is open, and keeps copies."""
+
+    def __init__(self, model: Callable[[Any], Any]) -> None:
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.batches: list[Any] = []
+        self._model = model
+
+    def __call__(self, batch: Any) -> Any:
+        """The model."""
+        self.batches.append(copy.deepcopy(batch))
+        self.entered.release()
+        assert self.gate.wait(PATIENCE), "the test never opened the gate"
+        return self._model(batch)
+
+    def await_entry(self) -> None:
+        """Returns once the model has been called (once more than at the last time)."""
+        assert self.entered.acquire(timeout=PATIENCE), "the model was not called"
+
+    def ask_together(self, batcher: Batcher, rows: Iterable[Any]) -> list[Future]:
+        """Submits one row, and the others while the model has that; then opens the gate."""
+        first, *others = rows
+        futures = [batcher.submit(first)]
+        self.await_entry()
+        futures += [batcher.submit(row) for row in others]
+        self.gate.set()
+        return futures

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tests.helpers import identity
-from tidegate import Batcher, ConfigError, ModelPool, QueueFullError
+from tidegate import Batcher, ConfigError, ModelPool, QueueFullError, TensorSpec
 from tidegate.metrics import DURATION_EDGES, SIZE_EDGES, Collector, _Buckets
 from tidegate.statistics import HistogramStatistics
 
@@ -34,6 +34,9 @@ NAMES = {
     "tidegate_batch_duration_seconds": "histogram",
     "tidegate_batch_size": "histogram",
     "tidegate_dispatch": "counter",
+    "tidegate_padding_rows": "counter",
+    "tidegate_tokens": "counter",
+    "tidegate_padding_tokens": "counter",
     "tidegate_queue_depth": "gauge",
     "tidegate_instances": "gauge",
 }
@@ -112,7 +115,8 @@ def test_the_names_types_and_labels_are_those_that_are_documented() -> None:
     assert labels["tidegate_requests"] == {frozenset({"batcher", "outcome"})}
     assert labels["tidegate_dispatch"] == {frozenset({"batcher", "reason"})}
     assert labels["tidegate_instances"] == {frozenset({"batcher", "state"})}
-    assert labels["tidegate_queue_depth"] == {frozenset({"batcher"})}
+    for name in ("queue_depth", "padding_rows", "tokens", "padding_tokens"):
+        assert labels[f"tidegate_{name}"] == {frozenset({"batcher"})}
     assert all({"batcher"} <= each for kinds in labels.values() for each in kinds)
 
 
@@ -179,6 +183,32 @@ def test_batches_are_counted_by_size_and_by_why_they_went() -> None:
     assert value(dispatch, "_total", batcher="m", reason="full") == 2
     assert value(dispatch, "_total", batcher="m", reason="idle") == 1
     assert value(dispatch, "_total", batcher="m", reason="delay") == 0
+
+
+def test_rows_and_tokens_of_padding_are_counted() -> None:
+    with Batcher(
+        lambda batch: batch.lengths,
+        name="m",
+        inputs=TensorSpec((None,), np.int64),
+        collate="pad",
+        pad_to=[4, 8],
+        max_batch_size=4,
+        allowed_batch_sizes=[4],
+    ) as batcher:
+        batcher([1, 2, 3])  # four rows of four
+        batcher([1, 2, 3, 4, 5])  # four rows of eight
+        families = scrape(registry_of(batcher))
+    assert value(families["tidegate_padding_rows"], "_total", batcher="m") == 6
+    assert value(families["tidegate_tokens"], "_total", batcher="m") == 8
+    assert value(families["tidegate_padding_tokens"], "_total", batcher="m") == 13 + 27
+    assert value(families["tidegate_batch_size"], "_sum", batcher="m") == 2
+
+
+def test_batches_that_went_for_their_cost_are_counted() -> None:
+    with Batcher(identity, name="m", cost_fn=lambda row: 1, max_batch_cost=1) as batcher:
+        batcher(ROW)
+        dispatch = scrape(registry_of(batcher))["tidegate_dispatch"]
+    assert value(dispatch, "_total", batcher="m", reason="cost") == 1
 
 
 def test_every_instance_is_counted_once() -> None:

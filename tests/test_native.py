@@ -116,6 +116,21 @@ def row(number: float) -> Any:
     return np.full(3, number, np.float32)
 
 
+def test_a_model_in_c_has_groups_and_budgets_too(library: Any, state: State) -> None:
+    model = NativeModel(library.twice, outputs=ROW, user_data=ctypes.addressof(state))
+    with Batcher(
+        model,
+        inputs=ROW,
+        group_key=lambda x: int(x[0]),
+        cost_fn=lambda x: 1,
+        max_batch_cost=2,
+    ) as batcher:
+        futures = [batcher.submit(row(number % 100)) for number in range(900)]
+        for number, future in enumerate(futures):
+            np.testing.assert_array_equal(future.result(PATIENCE), 2 * row(number % 100))
+    assert batcher.statistics().batches >= 450
+
+
 def test_a_model_in_c_answers(batcher: Batcher, state: State) -> None:
     futures = [batcher.submit(row(number)) for number in range(50)]
     for number, future in enumerate(futures):

@@ -34,7 +34,7 @@ def identity(rows: Any) -> Any:
             for value in (-1, math.nan, "0.5", "soon", [1.0])
         ),
         ("overflow", "wait", "'reject', 'block'"),
-        ("collate", "pad", "'stack', 'list'"),
+        ("collate", "sum", "'stack', 'pad', 'pack', 'list'"),
         ("executor", "process", "'thread', 'inline'"),
         ("outputs", "views", "'auto', 'view', 'copy'"),
         ("outputs", None, "'auto', 'view', 'copy'"),

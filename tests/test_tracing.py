@@ -99,6 +99,14 @@ def test_a_span_of_a_batch_links_every_request_in_it(stand: Stand, model: Gated)
     }
 
 
+def test_a_batch_that_went_for_its_cost_says_so(stand: Stand) -> None:
+    with Batcher(identity, cost_fn=lambda row: 5, max_batch_cost=5, caller_runs=False) as batcher:
+        instrument(batcher, stand.provider)
+        batcher(ROW)
+        (span,) = stand.batches(1)
+    assert (span.attributes or {})["tidegate.batch.reason"] == "cost"
+
+
 def test_spans_of_the_model_are_children_of_the_batch(stand: Stand) -> None:
     def model(rows: Any) -> Any:
         with stand.tracer.start_as_current_span("layer"):

@@ -25,6 +25,8 @@ constexpr Nanos kSettle = 10 * kMicrosecond;
 /// Slabs of a lane that keep their memory while nothing uses them, besides one per executor.
 constexpr std::size_t kSpareSlabs = 4;
 constexpr std::size_t kFewLanes = 4;
+/// Of more lanes than this none keeps any: they are for keys that may never come back.
+constexpr std::size_t kManyLanes = 64;
 
 }  // namespace
 
@@ -308,8 +310,10 @@ std::uint32_t Engine::claim(Taken& taken) noexcept {
 bool Engine::keeps_memory(const Taken& taken) noexcept {
     const std::lock_guard lock(mutex_);
     // With many lanes each keeps little, and whoever gets the memory back gives it to another.
-    const bool many = taken.lane->weighed && lanes_.size() > kFewLanes;
-    const std::size_t spare = many ? 1 : kSpareSlabs + executors_.size();
+    const std::size_t lanes = taken.lane->weighed ? lanes_.size() : 1;
+    const std::size_t spare = lanes > kManyLanes  ? 0
+                              : lanes > kFewLanes ? 1
+                                                  : kSpareSlabs + executors_.size();
     return taken.slab->capacity() == policy_.max_batch_size &&
            taken.slab->token_capacity() >= taken.lane->token_capacity &&
            taken.lane->free.size() < spare;

@@ -86,7 +86,8 @@ void Engine::retire_open(Lane& lane) noexcept {
 
 void Engine::refresh_limit(Lane& lane) noexcept {
     Slab* slab = lane.open.load(std::memory_order_relaxed);
-    if (slab == nullptr) return;
+    // What is full to its cost stays so, for whoever filled it to notice and close.
+    if (slab == nullptr || slab->sealed_for_cost()) return;
     const std::uint64_t queue_rows = policy_.queue_rows();
     const std::uint64_t largest = std::min(policy_.max_batch_size, slab->capacity());
     // Weighed lanes share the queue; reserve_weighed() counts what waits in all of them.
@@ -181,15 +182,26 @@ Batch* Engine::pending_batch(Lane* lane) noexcept {
         running->retain();
         return running;
     }
+    Slab* chosen = nullptr;
+    bool chosen_full = false;
     for (const auto& other : lanes_) {
         if (lane == nullptr ? !other->weighed : other.get() != lane) continue;
-        const Slab* slab = other->ready.empty() ? other->open.load(std::memory_order_relaxed)
-                                                : other->ready.front();
+        const bool full = !other->ready.empty();
+        Slab* slab = full ? other->ready.front() : other->open.load(std::memory_order_relaxed);
         if (slab == nullptr || slab->reserved() == 0) continue;
-        slab->batch()->retain();
-        return slab->batch();
+        // Of several lanes the one that will be served next: as pick() chooses.
+        const bool sooner =
+            full != chosen_full
+                ? full
+                : chosen != nullptr && slab->oldest().load(std::memory_order_relaxed) <
+                                           chosen->oldest().load(std::memory_order_relaxed);
+        if (chosen != nullptr && !sooner) continue;
+        chosen = slab;
+        chosen_full = full;
     }
-    return nullptr;
+    if (chosen == nullptr) return nullptr;
+    chosen->batch()->retain();
+    return chosen->batch();
 }
 
 }  // namespace tidegate

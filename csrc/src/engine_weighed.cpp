@@ -49,7 +49,7 @@ Status Engine::open_for(Lane& lane, Weight weight) noexcept {
         if (!cost) slab->set_sealed_for_cost();
         retire_open(lane);
     }
-    lane.token_capacity = std::max(lane.token_capacity, weight.tokens);
+    lane.token_capacity = std::max(weight.room, weight.tokens);
     Slab* slab = take_free(lane);
     if (slab == nullptr) return Status::BufferNeeded;
     slab->open(new Batch(slab->capacity()), policy_.max_batch_size);

@@ -112,6 +112,76 @@ void test_a_batch_is_closed_by_cost_by_tokens_and_by_rows() {
     CHECK_EQUAL(engine.statistics().dispatched[static_cast<std::size_t>(DispatchReason::Cost)], 3u);
 }
 
+void test_memory_for_short_rows_is_not_opened_for_longer_ones() {
+    ManualClock clock;
+    Engine engine(Policy{.max_batch_size = 4}, clock, false);
+    Executor& executor = engine.add_executor(ExecutorKind::Inline);
+    Ragged lane(engine);
+    lane.give(4, 8);
+    lane.give(4, 8);
+    Reservation reservation;
+    CHECK(engine.reserve_weighed(lane.lane, {2, 0, 8}, kNever, reservation) == Status::Ok);
+    std::memset(reservation.slab->column(0), 1, 4);
+    std::memset(reservation.slab->column(1), 1, 3);
+    engine.commit(lane.lane, reservation);
+    // It does not fit behind the other, and the next memory would soon be full as well.
+    CHECK(engine.reserve_weighed(lane.lane, {7, 0, 28}, kNever, reservation) ==
+          Status::BufferNeeded);
+    lane.give(4, 28);
+    CHECK(engine.reserve_weighed(lane.lane, {7, 0, 28}, kNever, reservation) == Status::Ok);
+    CHECK_EQUAL(reservation.slab->token_capacity(), 28u);
+    std::memset(reservation.slab->column(0), 2, 14);
+    std::memset(reservation.slab->column(1), 2, 3);
+    engine.commit(lane.lane, reservation);
+    CHECK(run(engine, executor) == "1*2 ");
+    CHECK(run(engine, executor) == "2*7 ");
+}
+
+void test_a_batch_that_is_full_to_its_cost_stays_so_while_its_last_row_is_copied() {
+    ManualClock clock;
+    Engine engine(Policy{.max_batch_size = 4, .max_queue_delay = kMillisecond, .max_batch_cost = 5},
+                  clock, false);
+    Executor& executor = engine.add_executor(ExecutorKind::Inline);
+    Ragged lane(engine);
+    lane.give(4, 8);
+    lane.give(4, 8);
+    Reservation last;
+    CHECK(engine.reserve_weighed(lane.lane, {0, 5}, kNever, last) == Status::Ok);
+    lane.must_submit(2, 0, 0);  // would fit, but has a batch of its own
+    std::memset(last.slab->column(1), 1, 3);
+    engine.commit(lane.lane, last);
+    DispatchReason reason{};
+    CHECK(run(engine, executor, &reason) == "1*0 ");
+    CHECK(reason == DispatchReason::Cost);
+    CHECK(run(engine, executor) == "nothing");
+    clock.advance(kMillisecond);
+    CHECK(run(engine, executor, &reason) == "2*0 ");
+    CHECK(reason == DispatchReason::Delay);
+}
+
+void test_who_waits_for_room_waits_for_the_batch_that_goes_next() {
+    ManualClock clock;
+    Engine engine(Policy{.max_batch_size = 2}, clock, false);
+    engine.add_executor(ExecutorKind::Thread);
+    Ragged rare(engine), common(engine), later(engine);
+    for (int i = 0; i < 2; ++i) rare.give(2, 8), common.give(2, 8), later.give(2, 8);
+    CHECK(engine.pending_batch(nullptr) == nullptr);
+    const auto pending = [&] {
+        Batch* const batch = engine.pending_batch(nullptr);
+        batch->release();
+        return batch;
+    };
+    Batch* const first = rare.must_submit(1, 1, 0).batch;
+    clock.advance(kMicrosecond);
+    later.must_submit(2, 1, 0);
+    CHECK(pending() == first, "the oldest");
+    clock.advance(kMicrosecond);
+    Batch* const full = common.must_submit(3, 1, 0).batch;
+    common.must_submit(4, 1, 0);
+    CHECK(pending() == full, "a full one before one that fills");
+    engine.close(false);
+}
+
 void test_lanes_share_one_queue() {
     ManualClock clock;
     Engine engine(Policy{.max_batch_size = 2, .max_queue_size = 5}, clock, false);
@@ -195,6 +265,9 @@ void check_holes(std::uint32_t rows, std::uint32_t holes, std::uint32_t lengths)
 
 int main() {
     test_a_batch_is_closed_by_cost_by_tokens_and_by_rows();
+    test_memory_for_short_rows_is_not_opened_for_longer_ones();
+    test_a_batch_that_is_full_to_its_cost_stays_so_while_its_last_row_is_copied();
+    test_who_waits_for_room_waits_for_the_batch_that_goes_next();
     test_lanes_share_one_queue();
     test_the_oldest_row_is_passed_over_by_four_full_batches_at_most();
     std::uint32_t lengths = 12345;

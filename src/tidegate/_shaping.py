@@ -7,6 +7,7 @@ extension module.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -16,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _fast
-from tidegate.errors import OutputError
+from tidegate.errors import ConfigError, OutputError
 from tidegate.ragged import Packed, Padded, PerToken
 from tidegate.specs import Spec, TensorSpec, leaves
 from tidegate.transforms import Affine, TokenIds
 
-__all__ = ["Chunk", "Shaper", "split"]
+__all__ = ["Chunk", "Shaper", "fill_of", "split"]
 
 PaddingPolicy = Literal["pad_up", "batch_down", "none"]
 _Array = npt.NDArray[Any]
@@ -107,7 +108,7 @@ class Shaper:
         self.spec = spec
         self._specs = leaves(spec)
         self._fills = [
-            np.array([self._padding_value]).astype(each.dtype) if each.ragged else np.empty(0)
+            fill_of(each.dtype, self._padding_value) if each.ragged else np.empty(0)
             for each in self._specs
         ]
 
@@ -124,10 +125,9 @@ class Shaper:
         return functools.partial(self._run, model, rows)
 
     def _run(self, model: Callable[[Any], Any], rows: int, memory: Any) -> Any:
-        answers = [
-            self._call(model, chunk, memory) for chunk in split(rows, self.sizes, self._policy)
-        ]
-        return answers[0] if len(answers) == 1 else _joined(answers)
+        chunks = split(rows, self.sizes, self._policy)
+        answers = [self._call(model, chunk, memory) for chunk in chunks]
+        return answers[0] if len(answers) == 1 else _joined(answers, chunks)
 
     def _call(self, model: Callable[[Any], Any], chunk: Chunk, memory: Any) -> Any:
         added = chunk.size - chunk.rows
@@ -216,6 +216,22 @@ class Shaper:
                     break
 
 
+def fill_of(dtype: np.dtype[Any], value: Any) -> _Array:
+    """One element of `dtype` that says `value`, nothing where that is 0; raises ConfigError."""
+    fill = np.zeros(1, dtype)
+    if value == 0:
+        return fill
+    fits = False
+    with np.errstate(all="ignore"), contextlib.suppress(TypeError, ValueError, OverflowError):
+        fill = np.array([value]).astype(dtype)
+        # Rounded is well, as 0.1 in single precision; another number is not.
+        close = np.isclose(fill.astype(complex), complex(value), rtol=0.01, equal_nan=True)
+        fits = bool(close[0])
+    if not fits:
+        raise ConfigError(f"padding_value {value!r} is no {dtype}")
+    return fill
+
+
 def _uncounted(rows: int, tokens: int, padding_tokens: int) -> None:
     """Counts nothing."""
 
@@ -264,16 +280,21 @@ def _cut_array(value: Any, chunk: Chunk, rows: _Rows | None) -> Any:
         hasattr(value, "__array__") or hasattr(value, "__array_interface__")
     ):
         return value  # whatever it is, it is checked by whoever keeps it
+    return _checked(value, chunk.size)[: chunk.rows]
+
+
+def _checked(value: Any, rows: int) -> _Array:
+    """An output as an array of so many rows; raises OutputError."""
     array = np.asarray(value)
     given = array.shape[0] if array.ndim else None
-    if given != chunk.size:
+    if given != rows:
         raise OutputError(
-            f"expected {chunk.size} rows from the model, got "
+            f"expected {rows} rows from the model, got "
             + ("a scalar" if given is None else f"{given} (an output of shape {array.shape})"),
-            expected=chunk.size,
+            expected=rows,
             given=given,
         )
-    return array[: chunk.rows]
+    return array
 
 
 def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
@@ -300,33 +321,65 @@ def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
     )
 
 
-def _joined(answers: list[Any]) -> Any:
+def _joined(answers: list[Any], chunks: Sequence[Chunk]) -> Any:
     """The answers to the parts of a batch as one."""
     first = answers[0]
-    if any(type(answer) is not type(first) for answer in answers):
-        kinds = " and then ".join(sorted({type(answer).__name__ for answer in answers}))
-        raise OutputError(f"expected answers of one kind from the model, got {kinds}")
+    kinds = [_kind(answer) for answer in answers]
+    if any(kind != kinds[0] for kind in kinds):
+        raise OutputError(
+            "expected answers of one kind to all parts of a batch from the model, got "
+            + " and then ".join(dict.fromkeys(kinds))
+        )
     if isinstance(first, list):
         return [item for answer in answers for item in answer]
     if isinstance(first, tuple):
-        parts = [_joined_arrays(parts) for parts in zip(*answers, strict=True)]
+        parts = [_joined_arrays(parts, chunks) for parts in zip(*answers, strict=True)]
         return first._make(parts) if hasattr(first, "_make") else tuple(parts)
     if isinstance(first, dict):
-        return {key: _joined_arrays([answer[key] for answer in answers]) for key in first}
-    return _joined_arrays(answers)
+        return {key: _joined_arrays([answer[key] for answer in answers], chunks) for key in first}
+    return _joined_arrays(answers, chunks)
 
 
-def _joined_arrays(parts: Sequence[Any]) -> Any:
-    if not isinstance(parts[0], _fast.TokenRows):
-        return np.concatenate([np.asarray(part) for part in parts])
-    arrays, ends, begin = [], [np.zeros(1, np.int32)], 0
+def _kind(answer: Any) -> str:
+    """What an answer is, in words; those of the same can be joined."""
+    if isinstance(answer, tuple):
+        return f"{type(answer).__name__} of {len(answer)}"
+    if isinstance(answer, dict):
+        return f"mapping of {sorted(map(str, answer))}"
+    if isinstance(answer, list):
+        return "list"
+    return "PerToken" if isinstance(answer, _fast.TokenRows) else "array"
+
+
+def _joined_arrays(parts: Sequence[Any], chunks: Sequence[Chunk]) -> Any:
+    by_token = [isinstance(part, _fast.TokenRows) for part in parts]
+    if any(by_token) != all(by_token):
+        raise OutputError(
+            "expected an output to be PerToken for all parts of a batch or for none, got some"
+        )
+    if by_token[0]:
+        arrays = [_end_to_end(part) for part in parts]
+    else:
+        arrays = [_checked(part, chunk.rows) for part, chunk in zip(parts, chunks, strict=True)]
+    shapes = [array.shape[1:] for array in arrays]
+    if any(shape != shapes[0] for shape in shapes):
+        raise OutputError(
+            "expected outputs of one shape for all parts of a batch from the model, got rows of "
+            + " and then ".join(map(str, dict.fromkeys(shapes)))
+        )
+    joined = np.concatenate(arrays)
+    if not by_token[0]:
+        return joined
+    ends, begin = [np.zeros(1, np.int32)], 0
     for part in parts:
-        array = part.array
-        if part.padded:  # each part to a length of its own
-            lengths = np.diff(part.cu_seqlens)
-            array = array[np.arange(array.shape[1]) < lengths[:, np.newaxis]]
-        arrays.append(array)
         ends.append(part.cu_seqlens[1:] + np.int32(begin))
         begin += int(part.cu_seqlens[-1])
-    joined = np.concatenate(ends).astype(np.int32)
-    return _fast.TokenRows(np.concatenate(arrays), joined, False)
+    return _fast.TokenRows(joined, np.concatenate(ends).astype(np.int32), False)
+
+
+def _end_to_end(part: _fast.TokenRows) -> _Array:
+    """What a part has for its tokens, without padding: each part is padded to its own length."""
+    array: _Array = part.array
+    if part.padded:
+        array = array[np.arange(array.shape[1]) < np.diff(part.cu_seqlens)[:, np.newaxis]]
+    return array

@@ -436,8 +436,9 @@ class Batcher(_fast.Gateway):
     def max_batch_cost(self, value: float) -> None:
         if self._grouping is None or self.max_batch_cost is None:
             raise ConfigError("max_batch_cost can be changed only if the batcher was made with one")
-        self._change(max_batch_cost=value)
-        self._grouping.max_batch_cost = float(value)
+        checked = _settings.cost(value)  # None would be a batcher without one
+        self._change(max_batch_cost=checked)
+        self._grouping.max_batch_cost = checked
 
     @property
     def caller_runs(self) -> bool:

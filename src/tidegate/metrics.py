@@ -200,6 +200,23 @@ class _Families:
         self._dispatch = CounterMetricFamily(
             "tidegate_dispatch", "Batches by why they went.", labels=["batcher", "reason"]
         )
+        self._padding = {
+            "padding_rows": CounterMetricFamily(
+                "tidegate_padding_rows",
+                "Rows that were added to batches, up to an allowed size.",
+                labels=by_batcher,
+            ),
+            "tokens": CounterMetricFamily(
+                "tidegate_tokens",
+                "Tokens of the ragged rows that models were called with.",
+                labels=by_batcher,
+            ),
+            "padding_tokens": CounterMetricFamily(
+                "tidegate_padding_tokens",
+                "Tokens that padded rows and padding rows had besides.",
+                labels=by_batcher,
+            ),
+        }
         self._queue_depth = GaugeMetricFamily(
             "tidegate_queue_depth", "Rows that wait now.", labels=by_batcher
         )
@@ -210,8 +227,14 @@ class _Families:
     @property
     def all(self) -> list[Metric]:
         """Every metric, in the order in which they are shown."""
-        histograms = self._histograms.values()
-        return [self._requests, *histograms, self._dispatch, self._queue_depth, self._instances]
+        return [
+            self._requests,
+            *self._histograms.values(),
+            self._dispatch,
+            *self._padding.values(),
+            self._queue_depth,
+            self._instances,
+        ]
 
     def add(self, label: str, now: Statistics) -> None:
         """Adds the series of one batcher."""
@@ -222,6 +245,8 @@ class _Families:
             family.add_metric([label], self._buckets[name].cumulated(histogram), histogram.sum)
         for reason, batches in now.dispatched.items():
             self._dispatch.add_metric([label, reason], batches)
+        for name, counter in self._padding.items():
+            counter.add_metric([label], getattr(now, name))
         self._queue_depth.add_metric([label], now.queue_depth)
         states = [executor.state for executor in now.executors]
         for state in STATES:

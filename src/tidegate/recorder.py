@@ -23,7 +23,7 @@ class BatchRecord:
         delivered: When all who waited had been told; None while that goes on.
         rows: Rows that the model was called with.
         failed_rows: How many of them failed.
-        reason: Why it went: ``full``, ``idle``, ``delay`` or ``drain``, see Statistics.
+        reason: Why it went: ``full``, ``idle``, ``delay``, ``drain`` or ``cost``, see Statistics.
         outcome: ``completed``, ``failed`` (the model raised, or its answer did not fit) or
             ``abandoned`` (close() ran out of time).
         executor: The number of the instance that ran it, from 0.

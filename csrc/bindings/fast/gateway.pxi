@@ -159,7 +159,8 @@ cdef class Gateway:
             yield_gil()
         while True:
             try:
-                batch = self.enter(prepared, &load, key, deadline, &reservation, 0 if self.blocks else 1)
+                batch = self.enter(prepared, &load, key, deadline, &reservation,
+                                   0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:
@@ -278,7 +279,8 @@ cdef class Gateway:
         cdef BatchState batch
         cdef vector[Weight] weights
         cdef uint32_t row
-        cdef bint single = session.objects or schema.ragged >= 0  # `prepared` has a row in each item
+        # Whether `prepared` is a list of rows.
+        cdef bint single = session.objects or schema.ragged >= 0
         cdef list keys = [], rows = []
         for row in range(k):
             one = prepared[row] if single else _row_of(schema, prepared, row)

@@ -1,5 +1,5 @@
-# Which requests may share a batch, and what each takes up of it. Only batchers that have a reason to
-# ask go through here; the others have one lane and rows of one size.
+# Which requests may share a batch, and what each takes up of it. Only batchers that have a reason
+# to ask go through here; the others have one lane and rows of one size.
 
 cdef enum:
     # Lanes that are kept for keys of which nothing waits; then they serve other keys.
@@ -13,6 +13,11 @@ cdef enum:
     ROOMY_BYTES = 67108864
 cdef enum:
     MOST_TOKENS = 0x40000000
+cdef enum:
+    KEPT_LAYOUTS = 16
+cdef enum:
+    # A new group can be gone before it is used if keys run Python code; not so often in a row.
+    MOST_TRIES = 100
 
 
 cdef class Group:
@@ -39,8 +44,8 @@ cdef class Grouping:
     cdef bint limited           # max_batch_cost is not None
     cdef vector[int64_t] buckets
     cdef int64_t max_tokens
-    cdef dict groups            # Group by key, the one used longest ago first
-    cdef list spare             # Staging that no lane has
+    cdef dict groups            # Group by key, the oldest first
+    cdef list spare             # Staging that no lane has, the oldest first
     cdef uint32_t longest       # tokens of the longest request so far, rounded up
     cdef dict layouts           # Layout by (capacity, tokens)
 
@@ -69,8 +74,6 @@ cdef class Grouping:
                 raise InputError(
                     f"expected at most {self.max_tokens} tokens, got {tokens}",
                     expected=f"at most {self.max_tokens} tokens", given=f"{tokens} tokens")
-            while self.longest < tokens:
-                self.longest *= 2
             while bucket < self.buckets.size() and self.buckets[bucket] < tokens:
                 bucket += 1
         weight.tokens = <uint32_t>tokens
@@ -89,6 +92,8 @@ cdef class Grouping:
                     f"group_key failed for the request: {type(error).__name__}: {error}",
                     expected="a request that group_key finds a hashable key for",
                     given=_describe(x)) from error
+        while self.longest < tokens:
+            self.longest *= 2
         return key if self.buckets.empty() else (key, bucket)
 
     cdef double cost_of(self, object x) except? -1:
@@ -107,11 +112,15 @@ cdef class Grouping:
     cdef Lane* lane_of(self, Session session, object key) except NULL:
         """The lane of a group. Nobody else can get it before the caller's next Python call."""
         cdef Group group
-        while True:
+        cdef int tries
+        for tries in range(MOST_TRIES):
             group = self.groups.get(key)
             if group is not None:
                 return group.lane
             self.make_group(session, key)
+        raise InputError(
+            f"group_key returned a key that is not found again: the hash of {_describe(key)} "
+            "must stay the same", expected="a key whose hash stays the same", given=_describe(key))
 
     cdef int make_group(self, Session session, object key) except -1:
         cdef Group group = None
@@ -127,19 +136,21 @@ cdef class Grouping:
             # A new object: whoever has the old one may still look whose it is.
             made.lane = group.lane
             if self.groups.pop(group.key, None) is not group:
+                # Another thread was quicker, or the key has got another hash meanwhile.
+                self.groups = {(<Group>other).key: other for other in list(self.groups.values())
+                               if other is not group}
                 return 0
         made.key = key
         self.groups[key] = made
         return 0
 
-    cdef int add_buffer(self, Session session, Lane* lane, uint32_t tokens) except -1:
-        """Gives a lane staging memory for one more batch, of rows of `tokens` tokens or more."""
+    cdef int add_buffer(self, Session session, Lane* lane, uint32_t room) except -1:
+        """Gives a lane staging memory for one more batch, with room for so many tokens."""
         cdef uint32_t capacity = session.w.max_batch_size(session.engine)
         cdef Staging staging = None, kept
         cdef void* replaced
-        cdef uint32_t wanted = self.wanted(session.schema, capacity, tokens)
         for kept in self.spare:
-            if kept.capacity == capacity and kept.tokens.capacity == wanted:
+            if kept.capacity == capacity and kept.tokens.capacity == room:
                 staging = kept
                 break
         if staging is not None:
@@ -147,7 +158,7 @@ cdef class Grouping:
         elif not session.laid_out:
             staging = session.schema.new_staging(capacity)
         else:
-            staging = session.laid_out_staging(self.layout(session.schema, capacity, wanted))
+            staging = session.laid_out_staging(self.layout(session.schema, capacity, room))
         Py_INCREF(staging)
         replaced = session.w.add_buffer(session.engine, lane, capacity, staging.data.data(),
                                         staging.data.size(), <void*>staging, staging.tokens)
@@ -159,27 +170,30 @@ cdef class Grouping:
         key = (capacity, tokens)
         layout = self.layouts.get(key)
         if layout is None:
+            if len(self.layouts) >= KEPT_LAYOUTS:
+                self.layouts.clear()
             layout = self.layouts[key] = Layout(schema.specs or (), capacity, tokens)
         return layout
 
-    cdef uint32_t wanted(self, Schema schema, uint32_t capacity, uint32_t tokens):
-        """Tokens that a batch should have room for."""
+    cdef uint32_t room(self, Schema schema, uint32_t capacity, uint32_t tokens):
+        """Tokens that a batch should have room for when a row of so many opens it."""
         cdef size_t token_bytes = 0
-        cdef double room
+        cdef double most
         cdef int i
         if schema.ragged < 0:
             return 0
         for i in range(schema.count):
             if schema.leaf[i].ragged:
                 token_bytes += schema.leaf[i].row_bytes
-        room = <double>capacity * self.longest
+        most = <double>capacity * self.longest
         if self.limited and self.cost_fn is None:
-            room = min(room, self.max_batch_cost)
-        room = min(room, <double>ROOMY_BYTES / max(token_bytes, 1))
-        return max(tokens, <uint32_t>min(room, <double>MOST_TOKENS))
+            most = min(most, self.max_batch_cost)
+        most = min(most, <double>ROOMY_BYTES / max(token_bytes, 1))
+        return max(tokens, <uint32_t>min(most, <double>MOST_TOKENS))
 
     cdef int keep(self, Staging staging) except -1:
         """Keeps memory that a lane does not want for another."""
-        if len(self.spare) < KEPT_STAGING:
-            self.spare.append(staging)
+        self.spare.append(staging)
+        if len(self.spare) > KEPT_STAGING:
+            del self.spare[0]  # of another size, or nobody has asked for it for long
         return 0

@@ -167,10 +167,12 @@ cdef class Session:
         while True:
             # Looked up each time: making a buffer may have given another thread a turn.
             lane[0] = self.grouping.lane_of(self, key)
+            weight.room = self.grouping.room(
+                self.schema, self.w.max_batch_size(self.engine), weight.tokens)
             status[0] = self.w.reserve_weighed(self.engine, lane[0], weight, deadline, reservation)
             if status[0] != Status.BufferNeeded:
                 return 0
-            self.grouping.add_buffer(self, lane[0], weight.tokens)
+            self.grouping.add_buffer(self, lane[0], weight.room)
 
     def layout(self):
         """Where the parts of the next batch's staging memory lie, if it lies in one piece."""

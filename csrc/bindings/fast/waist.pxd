@@ -67,6 +67,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
     struct Weight:
         uint32_t tokens
         double cost
+        uint32_t room
 
     struct TokenMemory:
         uint32_t capacity

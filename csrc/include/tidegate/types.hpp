@@ -64,6 +64,8 @@ enum class DispatchReason : std::uint8_t {
 struct Weight {
     std::uint32_t tokens = 0;  ///< of its ragged arrays
     double cost = 0;           ///< counted against max_batch_cost
+    /// Tokens that a batch of such rows should have room for; no fewer than its own count.
+    std::uint32_t room = 0;
 };
 
 enum class ExecutorKind : std::uint8_t {

@@ -91,7 +91,7 @@ class Served:
             rows are the one input's, or mappings by name of several; BYTES come as ``bytes``.
         outputs: What an answer looks like, in the same ways; with None it is learned from the first
             answer, and the names are a mapping's keys, or else ``output``, or ``output_0`` and so
-            on.
+            on. If inputs are ragged, the first length of each learned output is one that varies.
         version: What clients may ask for by version.
         example: A row to run once now, in this thread: it warms the model up and teaches the
             outputs.
@@ -369,11 +369,18 @@ class Served:
             Tensor(
                 key or ("output" if alone else f"output_{index}"),
                 _datatype(self.name, array),
-                # Rows of a list may differ in their lengths, so another may differ from this one.
-                array.shape[1:] if self._spec is not None else (-1,) * (array.ndim - 1),
+                self._learned_shape(array.shape[1:]),
             )
             for index, (key, array) in enumerate(found)
         )
+
+    def _learned_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What is known of all answers' rows from the shape of one."""
+        if self._spec is None:  # rows of a list may differ from each other
+            return (-1,) * len(shape)
+        if shape and any(spec.ragged for spec in self._specs):
+            return (-1, *shape[1:])  # as long as the request was, for all that we know
+        return shape
 
     def _leaves_of(self, answer: Any, rows: int) -> list[tuple[str | None, Array]]:
         """The arrays of an answer, each with its axis of rows, and their names if they have any."""

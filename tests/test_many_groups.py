@@ -1,0 +1,214 @@
+"""Many groups: memory that is bounded, a queue that is shared, and turns for the rare ones."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.gated import PATIENCE, Holding, in_thread, until
+from tidegate import Batcher, ClosedError, QueueFullError
+
+
+def key_of(row: Any) -> Any:
+    """The first number of a row."""
+    return int(row[0])
+
+
+def row_of(key: int, number: int = 0) -> Any:
+    return np.array([key, number, 0])
+
+
+def checked(rows: Any) -> Any:
+    """A model that sees one key at a time, or fails."""
+    assert len(set(rows[:, 0].tolist())) == 1, "rows of two groups in one batch"
+    return rows * 2
+
+
+def answers(futures: list[Any]) -> list[list[int]]:
+    return [(future.result(PATIENCE) // 2)[:2].tolist() for future in futures]
+
+
+# Many groups
+
+
+def test_more_groups_than_are_kept_never_mix() -> None:
+    with Batcher(checked, group_key=key_of, max_batch_size=4) as batcher:
+        chance = random.Random(5)
+        asked = [(chance.randrange(300), number) for number in range(3000)]
+        futures = []
+        for each in asked:
+            futures.append(batcher.submit(row_of(*each)))
+            if len(futures) % 900 == 0:
+                futures[-1].result(PATIENCE)
+        assert answers(futures) == [list(each) for each in asked]
+
+
+def stagings() -> int:
+    """Pieces of staging memory that there are, of all batchers."""
+    return sum(type(each).__name__ == "Staging" for each in gc.get_objects())
+
+
+def test_groups_that_are_gone_leave_no_memory() -> None:
+    gc.collect()
+    before = stagings()
+    model = Holding(checked)
+    with Batcher(model, group_key=key_of, max_batch_size=4, caller_runs=False) as batcher:
+        futures = model.ask_together(batcher, [row_of(key // 2) for key in range(1000)])
+        assert stagings() - before > 490
+        assert answers(futures) == [[key // 2, 0] for key in range(1000)]
+        until(lambda: batcher.statistics().executors[0].state == "idle")
+        assert stagings() - before <= 8
+        for key in range(2000):
+            assert answers([batcher.submit(row_of(key))]) == [[key, 0]]
+        assert stagings() - before <= 8
+
+
+def test_a_few_groups_keep_their_memory() -> None:
+    gc.collect()
+    before = stagings()
+    with Batcher(checked, group_key=key_of, max_batch_size=4) as batcher:
+        for number in range(1000):
+            assert answers([batcher.submit(row_of(number % 20))]) == [[number % 20, 0]]
+        assert stagings() - before <= 24
+
+
+def test_a_rare_group_is_served_beside_a_flood() -> None:
+    order: list[int] = []
+
+    def model(rows: Any) -> Any:
+        order.append(int(rows[0, 0]))
+        return checked(rows)
+
+    holding = Holding(model)
+    with Batcher(holding, group_key=key_of, max_batch_size=2, caller_runs=False) as batcher:
+        flood = [row_of(1, number) for number in range(60)]
+        futures = holding.ask_together(batcher, [row_of(1), row_of(7), *flood])
+        for future in futures:
+            future.result(PATIENCE)
+    # Four full batches may pass it over.
+    assert order.index(7) <= 5
+
+
+def test_a_flood_that_never_ends_starves_nobody() -> None:
+    with Batcher(checked, group_key=key_of, max_batch_size=2, max_queue_size=64) as batcher:
+        stop = False
+
+        def flood() -> None:
+            while not stop:
+                try:
+                    batcher.submit(row_of(1))
+                except QueueFullError:
+                    continue
+
+        work = [in_thread(flood) for _ in range(2)]
+        try:
+            served = 0
+            while served < 20:
+                try:
+                    np.testing.assert_array_equal(
+                        batcher(row_of(100 + served)), 2 * row_of(100 + served)
+                    )
+                    served += 1
+                except QueueFullError:
+                    continue
+        finally:
+            stop = True
+        for thread in work:
+            thread.outcome()
+
+
+# The queue
+
+
+def test_the_queue_is_shared_by_all_groups() -> None:
+    model = Holding(checked)
+    with Batcher(model, group_key=key_of, max_queue_size=5, caller_runs=False) as batcher:
+        first = batcher.submit(row_of(0))
+        model.await_entry()
+        futures = [batcher.submit(row_of(number)) for number in range(5)]
+        for key in (0, 1, 99):
+            with pytest.raises(QueueFullError):
+                batcher.submit(row_of(key))
+        with pytest.raises(QueueFullError):
+            batcher.submit_many([row_of(1), row_of(2)])
+        assert batcher.statistics().queue_depth == 5
+        assert batcher.statistics().rejected == 5
+        model.gate.set()
+        answers([first, *futures])
+        until(lambda: batcher.statistics().queue_depth == 0)
+        answers([batcher.submit_many(np.array([row_of(1), row_of(2)]))])
+
+
+def test_callers_wait_for_room_whatever_their_group() -> None:
+    with Batcher(
+        checked, group_key=key_of, max_batch_size=3, max_queue_size=4, overflow="block"
+    ) as batcher:
+
+        def work(number: int) -> None:
+            for key in range(60):
+                row = row_of(key % 7, number)
+                np.testing.assert_array_equal(batcher(row), 2 * row)
+
+        async def main() -> None:
+            rows = [row_of(number % 5, number) for number in range(100)]
+            each = [batcher.predict_async(row) for row in rows]
+            for row, answer in zip(rows, await asyncio.gather(*each), strict=True):
+                np.testing.assert_array_equal(answer, 2 * row)
+
+        threads = [in_thread(lambda number=number: work(number)) for number in range(4)]
+        asyncio.run(main())
+        for thread in threads:
+            thread.outcome()
+    assert batcher.statistics().rejected == 0
+
+
+def test_a_caller_with_no_room_waits_for_the_batch_that_goes_next() -> None:
+    model = Holding(checked)
+    with Batcher(
+        model,
+        group_key=key_of,
+        max_batch_size=2,
+        max_queue_size=5,
+        max_queue_delay=30.0,
+        overflow="block",
+        caller_runs=False,
+    ) as batcher:
+        first = [batcher.submit(row_of(7)) for _ in range(2)]
+        model.await_entry()
+        rare = batcher.submit(row_of(7))  # goes in half a minute
+        flood = [batcher.submit(row_of(1)) for _ in range(4)]
+        with pytest.raises(QueueFullError):
+            batcher.submit(row_of(7))
+        waiting = in_thread(lambda: batcher(row_of(7, 1)))
+        until(lambda: waiting.asleep)
+        model.gate.set()
+        assert answers([*first, *flood]) == [[7, 0]] * 2 + [[1, 0]] * 4
+        # The two of group 7 are a full batch then.
+        np.testing.assert_array_equal(waiting.outcome(), 2 * row_of(7, 1))
+        assert answers([rare]) == [[7, 0]]
+
+
+# Ends of life
+
+
+def test_closing_serves_every_group() -> None:
+    model = Holding(checked)
+    batcher = Batcher(model, group_key=key_of, max_queue_delay=30.0)
+    futures = [batcher.submit(row_of(number)) for number in range(100)]
+    model.gate.set()
+    batcher.close()
+    assert answers(futures) == [[number, 0] for number in range(100)]
+
+
+def test_closing_at_once_refuses_every_group() -> None:
+    batcher = Batcher(checked, group_key=key_of, max_queue_delay=30.0)
+    futures = [batcher.submit(row_of(number)) for number in range(100)]
+    batcher.close(drain=False)
+    assert all(isinstance(future.exception(0), ClosedError) for future in futures)
+    with pytest.raises(ClosedError):
+        batcher.submit(row_of(1000))
