@@ -213,6 +213,7 @@ def run(bench: Bench, *, progress: Callable[[str], None] = lambda text: None) ->
     rounds = [bench.one_round(number, progress) for number in range(schedule.rounds)]
     taken = others.share()
     outcomes = []
+    variants = [each.name for each in bench.contenders]
     for name in (MODEL, *bench.loads):
         results = [found[name] for found in rounds]
         outcomes.append(
@@ -220,9 +221,7 @@ def run(bench: Bench, *, progress: Callable[[str], None] = lambda text: None) ->
                 name=name,
                 question=LOADS.get(name, "The model alone, with as many tokens at once"),
                 rounds=schedule.rounds,
-                metrics=spreads_of(
-                    list(dict.fromkeys(each for found in results for each in found)), results
-                ),
+                metrics=spreads_of(list(results[0]) if name == MODEL else variants, results),
                 verdicts=[verdict_of(target, results) for target in targets(name) if name in LOADS],
                 skipped=[],
                 failed=bench.failed,

@@ -17,12 +17,12 @@ from tidegate import Packed, Padded
 LONGEST = 128
 """Tokens of a request at most."""
 
-VOCABULARY = 4096
+VOCABULARY = 512
 EMBEDDING = 64
 HIDDEN = 512
 SCORES = 16
-BLOCK = 512
-"""Tokens of which the hidden layer is worked out at once: 1 MiB of float32."""
+BLOCK = 256
+"""Tokens of which the hidden layer is worked out at once: half a MiB of float32."""
 
 TOLERANCE = 1e-5
 """Answers are some tenths; the order of a sum, which a batch may change, shows in the seventh
