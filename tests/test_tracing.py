@@ -99,6 +99,18 @@ def test_a_span_of_a_batch_links_every_request_in_it(stand: Stand, model: Gated)
     }
 
 
+def test_a_batch_that_its_budget_closed_says_so(stand: Stand) -> None:
+    with Batcher(
+        identity, cost_fn=lambda x: 6.0, max_batch_cost=10, max_queue_delay=PATIENCE
+    ) as batcher:
+        instrument(batcher, stand.provider)
+        first, _ = batcher.submit(ROW), batcher.submit(ROW)
+        first.result(PATIENCE)
+        (span,) = stand.batches(1)
+    assert span.attributes is not None
+    assert span.attributes["tidegate.batch.reason"] == "cost"
+
+
 def test_spans_of_the_model_are_children_of_the_batch(stand: Stand) -> None:
     def model(rows: Any) -> Any:
         with stand.tracer.start_as_current_span("layer"):

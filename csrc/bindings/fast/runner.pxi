@@ -15,7 +15,7 @@ cdef enum:
 
 
 # By DispatchReason, as in the statistics.
-cdef tuple _REASONS = ("full", "idle", "delay", "drain")
+cdef tuple _REASONS = ("full", "idle", "delay", "drain", "cost")
 
 
 cdef class Runner:
