@@ -6,10 +6,12 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Outcome
 from benchmarks.models import WrongAnswerError
@@ -22,6 +24,13 @@ ROOT = Path(__file__).parents[1]
 ENCODER = traffic.Encoder()
 TRAFFIC = traffic.Traffic(256)
 BRIEF = 0.02
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """As in the measuring process; several would be in each other's way."""
+    with threadpool_limits(1):
+        yield
 
 
 class Maskless(traffic.Encoder):
@@ -70,7 +79,7 @@ def test_one_wrong_answer_among_many_is_noticed() -> None:
 
 def test_a_variant_with_wrong_answers_is_reported() -> None:
     schedule = rounds.Schedule(rounds=1, turns=1, seconds=BRIEF)
-    bench = rounds.Bench(["asyncio256"], schedule, encoder=Maskless(), traffic=TRAFFIC)
+    bench = rounds.Bench(["asyncio256"], schedule, ["pack"], encoder=Maskless(), traffic=TRAFFIC)
     outcome = rounds.run(bench)[1]
     assert set(outcome.failed) == {each.name for each in bench.contenders}
     assert not outcome.metrics
@@ -117,7 +126,8 @@ def test_a_quick_comparison_runs_and_writes_its_results(tmp_path: Path) -> None:
         assert not outcome.failed
         assert all(verdict.spread for verdict in outcome.verdicts)
         assert outcome.metrics[variants.PACKED]["padding"].highest == 0
-        assert outcome.metrics[variants.PLAIN]["padding"].lowest > 0
+        if outcome.name == "asyncio256":  # batches of one need none
+            assert outcome.metrics[variants.PLAIN]["padding"].lowest > 0
         assert outcome.metrics[variants.BY_BUCKET]["throughput"].lowest > 0
     assert (tmp_path / "ragged.svg").exists()
     assert "tidegate, buckets" in page.render(record)
