@@ -35,8 +35,10 @@ Not yet measured.
 READING = f"""
 *pad* makes the rows of a batch as long as its longest. *buckets* does so as well, with
 `length_buckets={BUCKETS}`, so that a batch has only rows of about one
-length. *pack* lays the rows end to end, without any padding. All have at most {MAX_BATCH_SIZE} requests in a
-batch; *budget* has at most {TOKENS} tokens instead (`max_batch_cost`), and at most {BUDGETED_BATCH_SIZE} requests.
+length. *pack* lays the rows end to end, without any padding. All have at most {MAX_BATCH_SIZE}
+requests in a batch; *budget* has at most {TOKENS} tokens instead (`max_batch_cost`), and at most
+{BUDGETED_BATCH_SIZE} requests. How far the model's time is proportional to its tokens is in the
+first table below.
 *By hand* are the batchers of [benchmarks/baselines](../../benchmarks/baselines) with a thread for
 the model, which pad with `np.zeros`.
 
