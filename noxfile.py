@@ -157,6 +157,13 @@ def bench_serving(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_ragged(session: nox.Session) -> None:
+    """Rows of all lengths padded, in length buckets and packed, with their tables and plot."""
+    session.install(".[bench]")
+    session.run("python", "-m", "benchmarks.ragged", *session.posargs)
+
+
+@nox.session
 def bench_origin(session: nox.Session) -> None:
     """The Go server that tidegate descends from beside it; says what to install besides."""
     session.install(".[bench]")

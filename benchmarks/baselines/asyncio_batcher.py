@@ -37,18 +37,21 @@ class InlineBatcher:
         model: Called with an array of shape `(n, *row.shape)`; returns n answers.
         max_batch_size: The most rows of one call.
         window: Seconds; 0 sends whatever the turn of the loop brought.
+        collate: Makes the rows of a batch what the model is called with.
     """
 
     def __init__(
         self,
-        model: Callable[[np.ndarray], Any],
+        model: Callable[[Any], Any],
         *,
         max_batch_size: int = 64,
         window: float = 0.0,
+        collate: Callable[[Rows], Any] = np.stack,
     ) -> None:
         self._model = model
         self._max_batch_size = max_batch_size
         self._window = window
+        self._collate = collate
         self._loop = asyncio.get_running_loop()
         self._rows: Rows = []
         self._futures: Futures = []
@@ -92,7 +95,7 @@ class InlineBatcher:
     def _call(self, rows: Rows) -> Any:
         """Call the model; an exception is an answer like another, for it must cross threads."""
         try:
-            outputs = self._model(np.stack(rows))
+            outputs = self._model(self._collate(rows))
             if len(outputs) != len(rows):
                 raise ValueError(f"{len(rows)} rows went in, {len(outputs)} came out")
             return outputs
@@ -108,12 +111,13 @@ class ExecutorBatcher(InlineBatcher):
 
     def __init__(
         self,
-        model: Callable[[np.ndarray], Any],
+        model: Callable[[Any], Any],
         *,
         max_batch_size: int = 64,
         window: float = 0.0,
+        collate: Callable[[Rows], Any] = np.stack,
     ) -> None:
-        super().__init__(model, max_batch_size=max_batch_size, window=window)
+        super().__init__(model, max_batch_size=max_batch_size, window=window, collate=collate)
         self._running = 0
         self._executor = ThreadPoolExecutor(1)
 
@@ -142,12 +146,15 @@ class ThreadBatcher(ExecutorBatcher):
 
     def __init__(
         self,
-        model: Callable[[np.ndarray], Any],
+        model: Callable[[Any], Any],
         *,
         max_batch_size: int = 64,
         window: float = 0.0,
+        collate: Callable[[Rows], Any] = np.stack,
     ) -> None:
-        InlineBatcher.__init__(self, model, max_batch_size=max_batch_size, window=window)
+        InlineBatcher.__init__(
+            self, model, max_batch_size=max_batch_size, window=window, collate=collate
+        )
         self._running = 0
         self._batches: queue.SimpleQueue[tuple[Rows, Futures] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, daemon=True)

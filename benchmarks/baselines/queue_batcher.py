@@ -25,19 +25,22 @@ class QueueBatcher:
         max_batch_size: The most rows of one call.
         window: Seconds; 0 sends whatever waits.
         queue_type: `queue.Queue`, or `queue.SimpleQueue`, which is written in C.
+        collate: Makes the rows of a batch what the model is called with.
     """
 
     def __init__(
         self,
-        model: Callable[[np.ndarray], Any],
+        model: Callable[[Any], Any],
         *,
         max_batch_size: int = 64,
         window: float = 0.005,
         queue_type: Callable[[], Any] = queue.Queue,
+        collate: Callable[[list[np.ndarray]], Any] = np.stack,
     ) -> None:
         self._model = model
         self._max_batch_size = max_batch_size
         self._window = window
+        self._collate = collate
         self._queue = queue_type()
         self._worker = threading.Thread(target=self._serve, daemon=True)
         self._worker.start()
@@ -94,7 +97,7 @@ class QueueBatcher:
         if not items:
             return
         try:
-            outputs = self._model(np.stack([row for row, _ in items]))
+            outputs = self._model(self._collate([row for row, _ in items]))
             if len(outputs) != len(items):
                 raise ValueError(f"{len(items)} rows went in, {len(outputs)} came out")
         except BaseException as error:
