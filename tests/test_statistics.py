@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tidegate import Batcher, ModelPool, QueueFullError, Statistics
+from tidegate import Batcher, ModelError, ModelPool, QueueFullError, Statistics, TensorSpec
 from tidegate.statistics import HistogramStatistics
 
 
@@ -20,7 +20,7 @@ def test_a_new_batcher_has_done_nothing() -> None:
         now = batcher.statistics()
     assert isinstance(now, Statistics)
     counts = [value for value in dataclasses.asdict(now).values() if isinstance(value, int)]
-    assert len(counts) == 11
+    assert len(counts) == 14
     assert not any(counts)
     assert now.mean_batch_size == 0.0
     assert now.queue_duration.mean == 0.0
@@ -132,6 +132,37 @@ def test_no_snapshot_shows_more_ended_than_begun() -> None:
             thread.outcome()
 
 
+@pytest.mark.parametrize("collate", ["pad", "pack"])
+def test_tokens_are_counted_with_what_was_added(collate: Any) -> None:
+    def model(batch: Any) -> Any:
+        return batch.lengths if collate == "pad" else np.diff(batch.cu_seqlens)
+
+    with Batcher(
+        model,
+        inputs=TensorSpec((None,), np.int64),
+        collate=collate,
+        max_batch_size=4,
+        allowed_batch_sizes=[4],
+    ) as batcher:
+        for length in (3, 0, 5):
+            batcher(range(length))
+        now = batcher.statistics()
+    assert (now.rows, now.padding_rows, now.tokens) == (3, 9, 8)
+    # Three rows more of each length.
+    assert now.padding_tokens == (24 if collate == "pad" else 0)
+
+
+def test_what_a_failing_model_was_called_with_is_counted_too() -> None:
+    def failing(batch: Any) -> Any:
+        raise LookupError
+
+    with Batcher(failing, inputs=TensorSpec((None,), np.int64), collate="pack") as batcher:
+        with pytest.raises(ModelError):
+            batcher([1, 2])
+        now = batcher.statistics()
+    assert (now.failed, now.rows, now.tokens) == (1, 1, 2)
+
+
 def test_why_each_batch_went_is_counted(model: Gated) -> None:
     batcher = Batcher(model, max_batch_size=4, caller_runs=False)
     batcher.submit(ROW)
@@ -143,7 +174,7 @@ def test_why_each_batch_went_is_counted(model: Gated) -> None:
     model.gate.set()
     closing.outcome()
     now = batcher.statistics()
-    assert set(now.dispatched) == {"full", "idle", "delay", "drain"}
+    assert set(now.dispatched) == {"full", "idle", "delay", "drain", "cost"}
     assert sum(now.dispatched.values()) == now.batches == 4
     assert now.dispatched["idle"] == 1
     assert now.dispatched["drain"] >= 1
@@ -154,6 +185,7 @@ def test_why_each_batch_went_is_counted(model: Gated) -> None:
             "idle": 0,
             "delay": 1,
             "drain": 0,
+            "cost": 0,
         }
 
 
