@@ -43,7 +43,7 @@ cdef class Gateway:
             return x
         return session.schema.prepare(x, 0)
 
-    cdef inline BatchState enter(self, object prepared, Load* load, object key, int64_t deadline,
+    cdef inline BatchState enter(self, object prepared, int64_t deadline,
                                  Reservation* reservation, uint32_t rejected):
         """Reserves a slot and copies the request into it; the caller commits.
 
@@ -55,11 +55,28 @@ cdef class Gateway:
         cdef object context = None
         if session.tracer is not None:
             context = session.tracer.context()  # now: after reserving no Python code may run
-        if session.grouping is None:
-            load.lane = session.lane
-            session.reserve(1, 1, deadline, reservation, &status)
+        session.reserve(1, 1, deadline, reservation, &status)
+        if status != Status.Ok:
+            raise session.refusal(status, rejected)
+        batch = session.batch_state(reservation)
+        if session.objects:
+            batch.rows[reservation.index] = prepared
         else:
-            session.reserve_weighed(key, load.weight, deadline, &load.lane, reservation, &status)
+            (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
+        if context is not None and batch.contexts is not None:  # else it was opened before
+            batch.contexts[reservation.index] = context
+        return batch
+
+    cdef BatchState enter_weighed(self, object prepared, Load* load, object key, int64_t deadline,
+                                  Reservation* reservation, uint32_t rejected):
+        """enter() for a request that Grouping.weigh() has weighed; says which lane it is in."""
+        cdef Session session = self.session
+        cdef BatchState batch
+        cdef Status status
+        cdef object context = None
+        if session.tracer is not None:
+            context = session.tracer.context()
+        session.reserve_weighed(key, load.weight, deadline, &load.lane, reservation, &status)
         if status != Status.Ok:
             raise session.refusal(status, rejected)
         batch = session.batch_state(reservation)
@@ -69,7 +86,7 @@ cdef class Gateway:
             (<Staging>reservation.owner).copy_in_ragged(prepared, reservation, load.weight.tokens)
         else:
             (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
-        if context is not None and batch.contexts is not None:  # else it was opened before
+        if context is not None and batch.contexts is not None:
             batch.contexts[reservation.index] = context
         return batch
 
@@ -99,22 +116,42 @@ cdef class Gateway:
 
     cdef inline Future queue(self, object x, object timeout, uint32_t rejected):
         cdef Reservation reservation
-        cdef Load load
         cdef Future future
         cdef LoopChannel channel
         cdef int64_t deadline = kNever
         prepared = self.prepare(x)
         cdef Session session = self.session
-        key = None
         if session.grouping is not None:
-            key = session.grouping.weigh(session.schema, x, prepared, &load.weight)
+            return self.queue_weighed(x, prepared, timeout, rejected)
         if timeout is not None or self.default_timeout is not None:
             deadline = session.deadline(self.default_timeout if timeout is None else timeout)
         if session.w.gate_urgent():
             yield_gil()
         # Made first: nothing may fail between reserving and committing.
         future = Future.__new__(Future)
-        future.batch = self.enter(prepared, &load, key, deadline, &reservation, rejected)
+        future.batch = self.enter(prepared, deadline, &reservation, rejected)
+        future.slot = reservation.index
+        session.w.commit(session.engine, session.lane, &reservation)
+        if session.inline_runner is not None:
+            channel = current_channel()
+            if channel is not None:
+                session.inline_runner.schedule(channel)
+        return future
+
+    cdef Future queue_weighed(self, object x, object prepared, object timeout, uint32_t rejected):
+        cdef Reservation reservation
+        cdef Load load
+        cdef Future future
+        cdef LoopChannel channel
+        cdef int64_t deadline = kNever
+        cdef Session session = self.session
+        key = session.grouping.weigh(session.schema, x, prepared, &load.weight)
+        if timeout is not None or self.default_timeout is not None:
+            deadline = session.deadline(self.default_timeout if timeout is None else timeout)
+        if session.w.gate_urgent():
+            yield_gil()
+        future = Future.__new__(Future)
+        future.batch = self.enter_weighed(prepared, &load, key, deadline, &reservation, rejected)
         future.slot = reservation.index
         session.w.commit(session.engine, load.lane, &reservation)
         if session.inline_runner is not None:
@@ -151,6 +188,7 @@ cdef class Gateway:
         prepared = self.prepare(x)
         cdef Session session = self.session
         key = None
+        load.lane = session.lane
         if session.grouping is not None:
             key = session.grouping.weigh(session.schema, x, prepared, &load.weight)
         if timeout is not None or self.default_timeout is not None:
@@ -159,8 +197,11 @@ cdef class Gateway:
             yield_gil()
         while True:
             try:
-                batch = self.enter(prepared, &load, key, deadline, &reservation,
-                                   0 if self.blocks else 1)
+                if session.grouping is None:
+                    batch = self.enter(prepared, deadline, &reservation, 0 if self.blocks else 1)
+                else:
+                    batch = self.enter_weighed(prepared, &load, key, deadline, &reservation,
+                                               0 if self.blocks else 1)
                 break
             except QueueFullError:
                 if not self.blocks:
@@ -294,7 +335,7 @@ cdef class Gateway:
         for row in range(k):
             load.weight = weights[row]
             try:
-                batch = self.enter(rows[row], &load, keys[row], deadline, &reservation, k)
+                batch = self.enter_weighed(rows[row], &load, keys[row], deadline, &reservation, k)
             except BaseException:
                 future.withdraw()
                 raise
