@@ -152,7 +152,9 @@ def ratio(label: str, metric: str, of: str, over: Sequence[str], at_least: float
     """`of` over the best of its rivals, in a metric where more is better."""
 
     def figure(result: Round) -> float:
-        return result[of][metric] / max(result[name][metric] for name in over)
+        best = max(result[name][metric] for name in over)
+        # On a busy machine a rival may answer nothing at all in a short round.
+        return result[of][metric] / best if best > 0 else math.inf
 
     return Target(label, figure, at_least, at_least=True, unit="x")
 

@@ -144,6 +144,17 @@ def test_the_queue_is_shared_by_all_groups() -> None:
         answers([batcher.submit_many(np.array([row_of(1), row_of(2)]))])
 
 
+def test_nobody_waits_for_more_rows_while_the_queue_is_full() -> None:
+    with Batcher(
+        checked, group_key=key_of, max_queue_size=3, max_queue_delay=60.0, caller_runs=False
+    ) as batcher:
+        futures = [batcher.submit(row_of(1)) for _ in range(3)]
+        assert answers(futures) == [[1, 0]] * 3
+        futures = [batcher.submit(row_of(number)) for number in range(3)]
+        # One of the groups makes room; the others may still hope for more rows.
+        until(lambda: any(future.done() for future in futures))
+
+
 def test_callers_wait_for_room_whatever_their_group() -> None:
     with Batcher(
         checked, group_key=key_of, max_batch_size=3, max_queue_size=4, overflow="block"

@@ -227,13 +227,14 @@ def test_every_request_ends_as_it_should(number: int) -> None:
         asyncio.run(tasks(batcher))
         if "max_batch_cost" in settings:
             batcher.max_batch_cost = 45
-        if chance.random() < 0.3:
+        early = chance.random() < 0.3
+        if early:
             batcher.close(drain=chance.random() < 0.5)
         for work in threads:
             work.outcome()
     statistics = batcher.statistics()
     total = sum((caller.ends for caller in callers), Counter[str]())
-    assert total["completed"] > 0
+    assert total["completed"] > 0 or early
     assert statistics.queue_depth == 0
     assert statistics.submitted == (
         statistics.completed

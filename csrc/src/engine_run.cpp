@@ -30,11 +30,12 @@ constexpr std::size_t kManyLanes = 64;
 
 }  // namespace
 
-bool Engine::open_is_due(Slab& slab, Nanos now) const noexcept {
+bool Engine::open_is_due(const Lane& lane, Slab& slab, Nanos now) const noexcept {
     const std::uint32_t reserved = slab.reserved();
     if (reserved == 0) return false;
     // No more rows can come: waiting for them would be in vain.
     if (reserved >= slab.limit().load(std::memory_order_relaxed)) return true;
+    if (lane.weighed && weighed_waiting_ >= policy_.queue_rows()) return true;
     if (policy_.max_queue_delay == 0) return true;
     // kNever for the moment between reservation and store; its owner announces it later.
     const Nanos oldest = slab.oldest().load(std::memory_order_seq_cst);
@@ -47,7 +48,7 @@ std::uint32_t Engine::due_batches(Nanos now) const noexcept {
         due += lane->ready.size();
         Slab* open = lane->open.load(std::memory_order_relaxed);
         // While an executor lingers, fewer rows than it hopes for are nobody's business.
-        if (open != nullptr && open_is_due(*open, now) &&
+        if (open != nullptr && open_is_due(*lane, *open, now) &&
             (lingering_ == nullptr ||
              open->reserved() >= linger_target_.load(std::memory_order_relaxed))) {
             ++due;
@@ -185,7 +186,7 @@ Lane* Engine::pick(Nanos now) noexcept {
         Slab* slab = lane->ready.empty() ? nullptr : lane->ready.front();
         if (slab == nullptr) {
             Slab* open = lane->open.load(std::memory_order_relaxed);
-            if (open != nullptr && open_is_due(*open, now)) slab = open;
+            if (open != nullptr && open_is_due(*lane, *open, now)) slab = open;
         }
         if (slab == nullptr) continue;
         const Nanos since = slab->oldest().load(std::memory_order_relaxed);

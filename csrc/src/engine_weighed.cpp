@@ -32,7 +32,8 @@ Status Engine::reserve_weighed(Lane& lane, Weight weight, Nanos deadline,
         ++weighed_waiting_;
         Counters::add(counters_.submitted);
     }
-    if (!lane.ready.empty()) dispatch(lock);  // open_for() may have closed a batch
+    // open_for() may have closed a batch; and with a full queue no lane waits for more rows.
+    if (!lane.ready.empty() || weighed_waiting_ >= policy_.queue_rows()) dispatch(lock);
     return status;
 }
 

@@ -159,6 +159,23 @@ void test_a_batch_that_is_full_to_its_cost_stays_so_while_its_last_row_is_copied
     CHECK(reason == DispatchReason::Delay);
 }
 
+void test_nobody_waits_for_more_rows_while_the_queue_is_full() {
+    ManualClock clock;
+    Engine engine(Policy{.max_batch_size = 8, .max_queue_delay = kMillisecond, .max_queue_size = 3},
+                  clock, false);
+    Executor& executor = engine.add_executor(ExecutorKind::Inline);
+    Ragged one(engine), other(engine);
+    one.give(8, 16), other.give(8, 16);
+    one.must_submit(1, 1, 0);
+    other.must_submit(2, 1, 0);
+    CHECK(run(engine, executor) == "nothing");
+    one.must_submit(3, 1, 0);
+    CHECK(run(engine, executor) == "1*1 3*1 ");
+    CHECK(run(engine, executor) == "nothing", "there is room again");
+    clock.advance(kMillisecond);
+    CHECK(run(engine, executor) == "2*1 ");
+}
+
 void test_who_waits_for_room_waits_for_the_batch_that_goes_next() {
     ManualClock clock;
     Engine engine(Policy{.max_batch_size = 2}, clock, false);
@@ -267,6 +284,7 @@ int main() {
     test_a_batch_is_closed_by_cost_by_tokens_and_by_rows();
     test_memory_for_short_rows_is_not_opened_for_longer_ones();
     test_a_batch_that_is_full_to_its_cost_stays_so_while_its_last_row_is_copied();
+    test_nobody_waits_for_more_rows_while_the_queue_is_full();
     test_who_waits_for_room_waits_for_the_batch_that_goes_next();
     test_lanes_share_one_queue();
     test_the_oldest_row_is_passed_over_by_four_full_batches_at_most();

@@ -33,6 +33,8 @@ def test_importing_the_operations_needs_numpy_alone() -> None:
 def test_every_operation_is_described_with_its_arguments() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/gpu-operations.md").read_text()
     for name in ops.__all__:
+        if inspect.isclass(getattr(ops, name)):
+            continue
         parameters = inspect.signature(getattr(ops, name)).parameters.values()
         bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
         written = str(inspect.Signature(bare)).replace("'", '"')

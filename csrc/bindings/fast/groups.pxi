@@ -112,8 +112,8 @@ cdef class Grouping:
     cdef Lane* lane_of(self, Session session, object key) except NULL:
         """The lane of a group. Nobody else can get it before the caller's next Python call."""
         cdef Group group
-        cdef int tries
-        for tries in range(MOST_TRIES):
+        cdef int _tries
+        for _tries in range(MOST_TRIES):
             group = self.groups.get(key)
             if group is not None:
                 return group.lane

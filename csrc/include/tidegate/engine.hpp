@@ -183,7 +183,7 @@ class Engine {
     Slab* take_free(Lane& lane) noexcept;
     void retire_open(Lane& lane) noexcept;
     void refresh_limit(Lane& lane) noexcept;
-    bool open_is_due(Slab& slab, Nanos now) const noexcept;
+    bool open_is_due(const Lane& lane, Slab& slab, Nanos now) const noexcept;
     std::uint32_t due_batches(Nanos now) const noexcept;
     Nanos next_due(Nanos now) const noexcept;
     void arm_for_delay(Nanos now) noexcept;
