@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import random
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, Holding, in_thread, until
-from tidegate import Batcher, ClosedError, QueueFullError
+from tidegate import Batcher, ClosedError, NativeModel, QueueFullError, TensorSpec
 
 
 def key_of(row: Any) -> Any:
@@ -66,6 +67,25 @@ def test_groups_that_are_gone_leave_no_memory() -> None:
         for key in range(2000):
             assert answers([batcher.submit(row_of(key))]) == [[key, 0]]
         assert stagings() - before <= 8
+
+
+def test_groups_of_a_native_model_leave_no_memory_either() -> None:
+    pointers = ctypes.POINTER(ctypes.c_void_p)
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int32, ctypes.c_void_p, ctypes.c_int64, pointers, pointers
+    )
+    function = prototype(lambda *_: 0)
+    row = TensorSpec((3,), "int64")
+    gc.collect()
+    before = stagings()
+    with Batcher(
+        NativeModel(function, outputs=row), inputs=row, group_key=key_of, max_batch_size=4
+    ) as batcher:
+        for future in [batcher.submit(row_of(key)) for key in range(1000)]:
+            future.result(PATIENCE)
+        # Native threads leave it to the next who has the GIL.
+        batcher.submit(row_of(0)).result(PATIENCE)
+        assert stagings() - before <= 2 * 64 + 8
 
 
 def test_a_few_groups_keep_their_memory() -> None:

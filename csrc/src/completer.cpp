@@ -73,10 +73,7 @@ void Completer::run() noexcept {
             continue;
         }
         const std::int32_t status = calls_.wait(flight.event);
-        void* const tenant = flight.taken.tenant;
-        engine_.finish(*flight.executor, flight.taken,
-                       status == 0 ? Outcome::Completed : Outcome::Failed, status, 0);
-        if (tenant != nullptr) engine_.add_orphan(tenant);
+        engine_.finish_with_orphans(*flight.executor, flight.taken, status);
         {
             const std::lock_guard lock(mutex_);
             statuses_.push_back(status);

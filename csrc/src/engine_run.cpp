@@ -392,6 +392,16 @@ void Engine::finish(Executor& executor, Taken& taken, Outcome outcome, std::int3
     end_running();  // last, so that whoever waited for it finds every request ended
 }
 
+void Engine::finish_with_orphans(Executor& executor, Taken& taken, std::int32_t status) noexcept {
+    // Outputs belong to the tenant, which only a holder of the GIL may let go of. Noted first,
+    // since finish() lets the slab go; left after it, since callers may still read the outputs.
+    void* const tenant = taken.tenant;
+    void* const owner = keeps_memory(taken) ? nullptr : taken.slab->detach();
+    finish(executor, taken, status == 0 ? Outcome::Completed : Outcome::Failed, status, 0);
+    if (tenant != nullptr) add_orphan(tenant);
+    if (owner != nullptr) add_orphan(owner);
+}
+
 void Engine::retire(Executor& executor) noexcept {
     Lock lock(mutex_);
     executor.state = ExecutorState::Gone;

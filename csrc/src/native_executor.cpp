@@ -30,12 +30,7 @@ void NativeExecutor::run() noexcept {
             inputs.assign(taken.slab->columns().begin(), taken.slab->columns().end());
             status = model_(user_data_, live, inputs.data(), taken.batch->outputs.data());
         }
-        // The outputs belong to the tenant, which only a holder of the GIL may let go of; finish()
-        // may drop the last reference of the batch, so the tenant is noted after it.
-        void* const tenant = taken.tenant;
-        engine_.finish(executor_, taken, status == 0 ? Outcome::Completed : Outcome::Failed, status,
-                       0);
-        if (tenant != nullptr) engine_.add_orphan(tenant);
+        engine_.finish_with_orphans(executor_, taken, status);
     }
 }
 

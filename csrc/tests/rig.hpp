@@ -39,6 +39,10 @@ class Memory {
         const std::lock_guard lock(mutex_);
         CHECK_EQUAL(buffers_.erase(owner), 1u);
     }
+    bool owns(void* owner) const {
+        const std::lock_guard lock(mutex_);
+        return buffers_.count(owner) != 0;
+    }
     std::size_t size() const {
         const std::lock_guard lock(mutex_);
         return buffers_.size();

@@ -355,7 +355,13 @@ class Stress {
         for (const ExecutorSnapshot& executor : statistics.executors) CHECK(executor.state == end);
         void* orphans[8];
         while (const std::size_t count = engine_.take_orphans(orphans, 8)) {
-            for (std::size_t i = 0; i < count; ++i) Tenants::give_back(orphans[i]);
+            for (std::size_t i = 0; i < count; ++i) {
+                if (memory_.owns(orphans[i])) {  // which a native executor did not keep
+                    memory_.let_go(orphans[i]);
+                } else {
+                    Tenants::give_back(orphans[i]);
+                }
+            }
         }
         tenants_.check_all_returned();
         for (void* owner : engine_.detach_all()) memory_.let_go(owner);

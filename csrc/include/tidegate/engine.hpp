@@ -114,6 +114,9 @@ class Engine {
     /// \pre The GIL is not held.
     void finish(Executor& executor, Taken& taken, Outcome outcome, std::int32_t status,
                 std::uint32_t failed_rows) noexcept;
+    /// finish() by a native thread: leaves the tenant, and memory that is not kept, with the
+    /// orphans.
+    void finish_with_orphans(Executor& executor, Taken& taken, std::int32_t status) noexcept;
     /// Ends an executor that can run nothing any more, while others go on. \pre between two batches
     void retire(Executor& executor) noexcept;
     /// Gives back an executor lent by commit_or_lead() or try_take().
@@ -161,9 +164,10 @@ class Engine {
     std::uint32_t max_batch_size() const noexcept {
         return max_batch_size_.load(std::memory_order_relaxed);
     }
-    /// Tenants whose batches nobody took, or that a native model ran; the caller owns them now.
+    /// Tenants whose batches nobody took, or a native thread ended, and owners of memory that it
+    /// did not keep; the caller owns them now.
     std::size_t take_orphans(void** into, std::size_t most);
-    /// Leaves a tenant for take_orphans(). \pre mutex_ is not held
+    /// Leaves a tenant or an owner for take_orphans(). \pre mutex_ is not held
     void add_orphan(void* tenant);
     /// Owners of all slab memory, which the caller owns now. \pre nothing runs any more
     std::vector<void*> detach_all();
