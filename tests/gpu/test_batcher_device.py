@@ -16,7 +16,10 @@ from tests.gpu.fake_cuda import ILLEGAL_ADDRESS, FakeCuda
 from tests.gpu.fake_device import FakeDevice
 from tests.gpu.shim_driver import Shim
 from tidegate import Batcher, ConfigError, DeviceError, ModelError, ModelPool, PerToken, TensorSpec
-from tidegate.gpu import opening, waiting
+from tidegate.gpu import findings, opening, waiting
+from tidegate.gpu.driver import Device as GpuDevice
+from tidegate.gpu.driver import Driver
+from tidegate.gpu.findings import Findings
 from tidegate.gpu.waiting import CudaDevice
 from tidegate.transforms import Affine, TokenIds
 
@@ -373,10 +376,54 @@ def test_a_device_is_used_in_one_of_few_ways(arguments: dict[str, Any], said: st
         CudaDevice(**arguments)
 
 
+DRIVER = Driver((13, 0), (GpuDevice(0, "NVIDIA H200", (9, 0)),))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Findings(driver=None, distributions={}), "there is no NVIDIA driver"),
+        (Findings(driver=DRIVER, distributions={}), "CuPy is not installed.*cuda13"),
+        (
+            Findings(
+                driver=DRIVER,
+                cupy="14.2.0",
+                distributions={"cupy-cuda13x": "14.2.0"},
+                nvrtc_trouble="libnvrtc.so.13 was not found",
+            ),
+            "NVRTC.*cuda13",
+        ),
+    ],
+)
+def test_a_batcher_says_which_of_three_things_is_missing(
+    monkeypatch: pytest.MonkeyPatch, found: Findings, said: str
+) -> None:
+    monkeypatch.setattr(findings, "look", lambda: found)
+    with pytest.raises(ConfigError, match=said) as caught:
+        Batcher(doubled, inputs=ROW, device="cuda")
+    assert "no work on a GPU is possible" in str(caught.value)
+
+
+def test_a_device_that_cannot_be_entered_fails_its_batches(
+    machine_of: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = machine_of("lazy")
+
+    def refused(_: int) -> None:
+        machine.cuda.status = ILLEGAL_ADDRESS
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(machine.cuda.runtime, "setDevice", refused)
+    with Batcher(doubled, inputs=ROW, device="cuda") as batcher:
+        try:
+            error = batcher.submit(np.ones(3, "float32")).exception(WAITING)
+        except DeviceError as refusal:  # no memory could be had there
+            error = refusal
+        assert isinstance(error, DeviceError)
+
+
 def test_without_a_gpu_a_batcher_says_what_is_missing() -> None:
     """Whatever this machine lacks: a driver, CuPy, or NVRTC."""
-    from tidegate.gpu import findings
-
     found = findings.look()
     if not found.problems:
         pytest.skip("nothing is missing here")

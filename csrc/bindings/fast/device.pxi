@@ -71,7 +71,10 @@ cdef class DeviceRunner(Runner):
                     target=self.end_flights, name=f"{threading.current_thread().name}-wait",
                     daemon=True)
                 waiting.start()
-            self.lane.enter()
+            try:
+                self.lane.enter()
+            except Exception:
+                pass  # the first batch meets the same, and fails with it
             self.start_batches()
         finally:
             if waiting is not None:
