@@ -33,13 +33,18 @@ def _figure(value: float, unit: str) -> str:
 
 def target_row(outcome: Outcome, verdict: Verdict) -> Row:
     """Scenario, figure, target, median, the range of the rounds, and whether it was reached."""
+    return verdict_row(outcome.name, verdict)
+
+
+def verdict_row(name: str, verdict: Verdict) -> Row:
+    """The same for a verdict that belongs to no scenario but to what has this name."""
     sign = "≥" if verdict.at_least else "≤"
     target = f"{sign} {_figure(verdict.limit, verdict.unit)}"
     if verdict.spread is None:
-        return outcome.name, verdict.label, target, "not measured", "", "no"
+        return name, verdict.label, target, "not measured", "", "no"
     spread = verdict.spread
     return (
-        outcome.name,
+        name,
         verdict.label,
         target,
         _figure(spread.median, verdict.unit),

@@ -1,0 +1,77 @@
+"""What was promised of a GPU, and what the findings say: right, fast enough, or not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks.gpu.journal import Entry
+from benchmarks.gpu.variants import FAIR, GRAPHS, TIDEGATE
+from benchmarks.harness import Spread, Verdict
+
+__all__ = ["BARS", "SPEEDUP", "Sections", "entries_of", "failures_of", "verdicts_of"]
+
+BARS = {
+    **{f"u8_affine_{kind}": 0.8 for kind in ("f32", "f16", "bf16")},
+    **{f"u8_hwc3_chw_{kind}": 0.8 for kind in ("f32", "f16", "bf16")},
+    "pad_v16": 0.8,
+    "unpad_v16": 0.8,
+    "segment_mean": 0.7,
+    "softmax_topk": 0.33,
+}
+"""The least share of the copy bandwidth that a kernel must reach."""
+
+SPEEDUP = 1.5
+"""Requests a second, as a multiple of the better fair one: for E and I."""
+
+Sections = Mapping[str, Any]
+"""The sections of a record, by name."""
+
+
+def entries_of(sections: Sections) -> list[Entry]:
+    """All findings, in order."""
+    return [Entry(**entry) for section in sections.values() for entry in section["entries"]]
+
+
+def failures_of(sections: Sections) -> list[Entry]:
+    """Those that failed: a wrong answer, an error, a test."""
+    return [entry for entry in entries_of(sections) if entry.error]
+
+
+def verdicts_of(sections: Sections) -> list[tuple[str, Verdict]]:
+    """Every target of the sections that were asked for, with the section's name."""
+    found = {(entry.group, entry.name): entry.metrics for entry in entries_of(sections)}
+    verdicts: list[tuple[str, Verdict]] = []
+    if "kernels" in sections:
+        verdicts += (("kernels", each) for each in _kernels(found))
+    for name in ("I", "E"):
+        if name in sections:
+            verdicts.append((name, _speedup(found, name)))
+    return verdicts
+
+
+Found = Mapping[tuple[str, str], Mapping[str, float]]
+
+
+def _kernels(found: Found) -> Iterator[Verdict]:
+    checks = [metrics for (group, _), metrics in found.items() if group == "kernels are right"]
+    passed = sum(bool(metrics) for metrics in checks)
+    right = None if not checks else Spread.of([passed / len(checks)])
+    yield Verdict("checks of the kernels that passed", 1.0, True, "", right)
+    for name, bar in BARS.items():
+        metrics = found.get(("kernels", name), {})
+        # Of two series of runs the slower one counts.
+        series = [metrics[key] for key in ("fraction", "again") if key in metrics]
+        spread = Spread(min(series), min(series), max(series)) if series else None
+        yield Verdict(f"{name} / copy bandwidth", bar, True, "x", spread)
+
+
+def _speedup(found: Found, name: str) -> Verdict:
+    def best(names: tuple[str, ...]) -> float:
+        group = f"{name}, closed loop"
+        reached = (found.get((group, each), {}).get("throughput", 0.0) for each in names)
+        return max(reached)
+
+    own, fair = best((TIDEGATE, GRAPHS)), best(FAIR)
+    spread = Spread.of([own / fair]) if own and fair else None
+    return Verdict("requests/s: tidegate / fair naive", SPEEDUP, True, "x", spread)
