@@ -17,9 +17,10 @@ import pytest
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import load, page, section, suites, tables, verdicts
 from benchmarks.gpu.budget import Budget
+from benchmarks.gpu.checker import Checker
 from benchmarks.gpu.journal import Entry, Journal
 from benchmarks.gpu.lengths import LONGEST, lengths_of
-from benchmarks.gpu.load import Checker, closed_loop, open_loop, threads_closed_loop
+from benchmarks.gpu.load import closed_loop, open_loop, threads_closed_loop
 from benchmarks.gpu.tasks import Tally
 from benchmarks.gpu.variants import FAIR, ByHandBatcher
 from benchmarks.models import WrongAnswerError
@@ -363,7 +364,7 @@ def test_results_are_written_after_every_section(
     monkeypatch.setattr(findings, "require", lambda: None)
     before: list[bool] = []
 
-    def run(name: str, seconds: float, sanitize: bool) -> dict[str, Any]:
+    def run(name: str, seconds: float, sanitize: bool, folder: Path) -> dict[str, Any]:
         before.append((tmp_path / "gpu.json").exists())
         return sections_of(kernel("pad_v16", 0.9, 0.88), name=name)[name]  # type: ignore[no-any-return]
 
@@ -375,10 +376,10 @@ def test_results_are_written_after_every_section(
     assert (tmp_path / "gpu.md").read_text() == page.render(written)
 
 
-def test_a_section_that_fails_without_a_word_is_noticed() -> None:
+def test_a_section_that_fails_without_a_word_is_noticed(tmp_path: Path) -> None:
     if not findings.look().problems:
         pytest.skip("it would run here")
-    ended = command.run("probes", 30.0, sanitize=False)
+    ended = command.run("probes", 30.0, False, tmp_path)
     assert ended["ended"] == "ended with 1"
     assert ended["entries"] == []
 

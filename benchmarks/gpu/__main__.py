@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +22,13 @@ from benchmarks import machine
 from benchmarks.arguments import ROOT
 from benchmarks.gpu import page, tables
 from benchmarks.gpu.budget import Budget
-from benchmarks.gpu.section import SECTIONS
+from benchmarks.gpu.section import PATIENCE, SECTIONS
 from benchmarks.gpu.verdicts import failures_of
 from tidegate import ConfigError
 from tidegate.gpu import findings
 
 SECONDS = 540.0
-GRACE = 20.0
+GRACE = PATIENCE + 5
 """Seconds beyond its share after which a section is ended from outside."""
 
 
@@ -76,7 +75,7 @@ def main(given: Sequence[str] | None = None) -> int:
     for name in shares:
         seconds = budget.open(name)
         print(f"{name}, {seconds:.0f} s", file=sys.stderr, flush=True)
-        record["sections"][name] = run(name, seconds, options.sanitize)
+        record["sections"][name] = run(name, seconds, options.sanitize, options.out)
         write(record, options.out)
     tables.print_all(record)
     print(f"Results are in {options.out}")
@@ -84,17 +83,21 @@ def main(given: Sequence[str] | None = None) -> int:
     return 1 if failures_of(record["sections"]) or ends != {"whole"} else 0
 
 
-def run(name: str, seconds: float, sanitize: bool) -> dict[str, Any]:
-    """One section in a process of its own, with what it has found, however it ends."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "findings.json"
-        command = [sys.executable, "-m", "benchmarks.gpu.section", name, "--out", str(out)]
-        command += ["--seconds", f"{seconds:.1f}", *["--sanitize"] * sanitize]
-        begin = time.monotonic()
-        ended = _end_of(command, seconds + GRACE)
-        found: dict[str, Any] = {"facts": {}, "entries": []}
-        if out.exists():
-            found = json.loads(out.read_text())
+def run(name: str, seconds: float, sanitize: bool, folder: Path) -> dict[str, Any]:
+    """One section in a process of its own, with what it has found, however it ends.
+
+    Its findings are in the folder meanwhile, in case that this process is ended, too.
+    """
+    out = folder.resolve() / f"gpu-{name}.json"
+    out.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "benchmarks.gpu.section", name, "--out", str(out)]
+    command += ["--seconds", f"{seconds:.1f}", *["--sanitize"] * sanitize]
+    begin = time.monotonic()
+    ended = _end_of(command, seconds + GRACE)
+    found: dict[str, Any] = {"facts": {}, "entries": []}
+    if out.exists():
+        found = json.loads(out.read_text())
+        out.unlink()
     if ended == "whole" and not found["facts"].pop("whole", False):
         ended = "ended early"
     return {"ended": ended, "seconds": time.monotonic() - begin, **found}

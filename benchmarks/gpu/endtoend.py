@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.gpu import encoder, images, tabular
+from benchmarks.gpu.checker import Checker
 from benchmarks.gpu.journal import Journal, Metrics
-from benchmarks.gpu.load import Checker, closed_loop, open_loop, threads_closed_loop
+from benchmarks.gpu.load import closed_loop, open_loop, threads_closed_loop
 from benchmarks.gpu.stack import Gpu
 from benchmarks.gpu.tasks import Array, Task
 from benchmarks.gpu.variants import FAIR, Variant, variants_of

@@ -9,7 +9,6 @@ requests went out is reported.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 import threading
 import time
@@ -18,96 +17,17 @@ from time import perf_counter
 
 import numpy as np
 
+from benchmarks.gpu.checker import Checker
 from benchmarks.gpu.journal import Metrics
+from benchmarks.gpu.meter import Meter
 from benchmarks.gpu.tasks import Array, Tally
-from benchmarks.models import WrongAnswerError
 
-__all__ = ["STRIDE", "Checker", "Submit", "closed_loop", "open_loop", "threads_closed_loop"]
+__all__ = ["Submit", "closed_loop", "open_loop", "threads_closed_loop"]
 
 Submit = Callable[[Array], Awaitable[Array]]
 
-STRIDE = 50
 PATIENCE = 10.0
 """Seconds behind the end of a loop in which all requests must have their answers."""
-
-
-class Checker:
-    """Compares one answer in fifty with the model's answer to that row alone.
-
-    Args:
-        references: Those answers, one for each request.
-        tolerance: See Task.
-    """
-
-    def __init__(self, references: Sequence[Array], tolerance: float) -> None:
-        self.worst = 0.0
-        self.checked = 0
-        self._references = references
-        self._tolerance = tolerance
-        self._answers = 0
-
-    def __call__(self, number: int, answer: Array) -> None:
-        """Counts an answer, and looks at it if it is its turn; raises WrongAnswerError."""
-        self._answers += 1
-        if self._answers % STRIDE == 1:
-            self.compare(number, answer)
-
-    def compare(self, number: int, answer: Array) -> None:
-        """Raises WrongAnswerError unless the answer is near enough."""
-        reference = self._references[number % len(self._references)]
-        far = distance(answer, reference)
-        self.checked += 1
-        self.worst = max(self.worst, far)
-        if not far <= self._tolerance:  # nor is NaN
-            raise WrongAnswerError(
-                f"the answer to request {number} is {far:.3g} of its norm away from the model's "
-                f"answer to it alone; {self._tolerance:g} is allowed"
-            )
-
-
-def distance(answer: Array, reference: Array) -> float:
-    """The norm of the difference, divided by that of the reference."""
-    if answer.shape != reference.shape:
-        return float("nan")
-    wide = reference.astype(np.float64)
-    lost = float(np.linalg.norm(answer.astype(np.float64) - wide))
-    return lost / max(float(np.linalg.norm(wide)), 1e-30)
-
-
-class _Meter:
-    """Reads answers, calls, processor time and the clock at both ends of a window."""
-
-    def __init__(self, tally: Callable[[], Tally]) -> None:
-        self._tally = tally
-        self.latencies: list[float] = []
-        self.begin()
-
-    def begin(self) -> None:
-        """Forgets what was before."""
-        self.latencies = []
-        self._before = self._read()
-
-    def _read(self) -> tuple[Tally, float, float]:
-        return dataclasses.replace(self._tally()), time.process_time(), perf_counter()
-
-    def metrics(self) -> Metrics:
-        """What there was since begin()."""
-        latencies = self.latencies  # while others still append to it
-        count = len(latencies)
-        (then, cpu_then, clock_then), (now, cpu_now, clock_now) = self._before, self._read()
-        if not count:
-            raise RuntimeError("no request was answered while the clock ran")
-        p50, p99, p999 = np.percentile(latencies[:count], [50, 99, 99.9])
-        batches, seen = now.batches - then.batches, now.seen - then.seen
-        return {
-            "throughput": count / (clock_now - clock_then),
-            "p50": float(p50),
-            "p99": float(p99),
-            "p999": float(p999),
-            "mean_batch": (now.rows - then.rows) / max(1, batches),
-            "padding": 1 - (now.useful - then.useful) / max(1, seen),
-            "cpu_us": (cpu_now - cpu_then) / count * 1e6,
-        }
 
 
 async def closed_loop(
@@ -122,7 +42,7 @@ async def closed_loop(
 ) -> Metrics:
     """Each client asks, awaits the answer, and asks again with another request."""
     running = True
-    meter = _Meter(tally)
+    meter = Meter(tally)
 
     async def client(number: int) -> None:
         while running:
@@ -163,7 +83,7 @@ def threads_closed_loop(
         count = sum(done)
         return Tally(batches=count, rows=count, useful=count, seen=count)
 
-    meter = _Meter(tally)
+    meter = Meter(tally)
 
     def client(place: int) -> None:
         number = place
@@ -207,7 +127,7 @@ async def open_loop(
 ) -> Metrics:
     """Requests at random times, so many a second on the average, whatever became of the others."""
     loop = asyncio.get_running_loop()
-    meter = _Meter(tally)
+    meter = Meter(tally)
     tasks: set[asyncio.Task[None]] = set()
     failed: list[BaseException] = []
     late: list[float] = []

@@ -32,7 +32,7 @@ UNMEASURED = """
 **Not yet measured on a GPU.** This measures, in at most ten minutes, and publishes it:
 
 ```sh
-pip install '.[cuda13]' torch pytest pytest-timeout     # or cuda12; `tidegate doctor` says which
+pip install '.[cuda13]' torch 'pytest>=9' pytest-timeout   # or cuda12; see `tidegate doctor`
 python -m benchmarks.gpu
 python -m benchmarks.gpu.page benchmarks/results/gpu.json
 ```

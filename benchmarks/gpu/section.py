@@ -7,13 +7,14 @@ from outside; so the other sections lose nothing by it.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.gpu.journal import Journal
 
-__all__ = ["SECTIONS", "run"]
+__all__ = ["PATIENCE", "SECTIONS", "run"]
 
 SECTIONS = {
     "probes": 80.0,
@@ -24,6 +25,9 @@ SECTIONS = {
     "tests": 55.0,
 }
 """In the order in which they run, with their shares of the time."""
+
+PATIENCE = 15.0
+"""Seconds that a section may take beyond its own, for what it has begun to end."""
 
 
 def run(name: str, journal: Journal, sanitize: bool) -> None:
@@ -39,7 +43,7 @@ def run(name: str, journal: Journal, sanitize: bool) -> None:
         return
     from benchmarks.gpu import endtoend, kernels, probes, stack
 
-    gpu = stack.open_gpu()
+    gpu = stack.open_gpu(with_torch=name != "kernels")
     journal.state(**stack.describe(gpu))
     if name == "probes":
         probes.measure(gpu, journal)
@@ -56,6 +60,8 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--sanitize", action="store_true")
     options = parser.parse_args(given)
+    # Whatever hangs says where, before it is ended from outside.
+    faulthandler.dump_traceback_later(options.seconds + PATIENCE, exit=True)
     journal = Journal(options.out, options.seconds)
     run(options.name, journal, options.sanitize)
     journal.state(whole=True)

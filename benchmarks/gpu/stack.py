@@ -51,14 +51,19 @@ class Gpu:
         return tensor.numpy() if self.device is None else tensor
 
 
-def open_gpu() -> Gpu:
+def open_gpu(with_torch: bool = True) -> Gpu:
     """The GPU of this machine.
+
+    Args:
+        with_torch: Whether PyTorch is wanted, which takes seconds to import.
 
     Raises:
         ConfigError: No work on a GPU is possible; says why, and what to do.
     """
     findings.require()
     cupy = findings.import_cupy()
+    if not with_torch:
+        return Gpu(cupy, without_torch="PyTorch was not wanted")
     if importlib.util.find_spec("torch") is None:
         return Gpu(cupy)
     torch: Any = importlib.import_module("torch")

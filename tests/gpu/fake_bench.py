@@ -6,12 +6,14 @@ All work runs at once, so the figures mean nothing; that they are there does.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tests.gpu.fake_cuda import FakeCuda, FakeEvent, FakeStream
 from tests.gpu.fake_device import FakeDevice
@@ -130,10 +132,17 @@ class BenchCupy(FakeDevice):
     def __init__(self, shim: Shim, cuda: FakeCuda, seed: int = 0) -> None:
         super().__init__(shim, cuda, seed)
         self.spun = 0
+        self._lock = threading.RLock()  # batches by hand are made in several threads
+
+    def empty(self, shape: Any, dtype: npt.DTypeLike) -> Any:
+        """See CuPy."""
+        with self._lock:
+            return super().empty(shape, dtype)
 
     def asarray(self, host: Any) -> Any:
         """Takes a list of rows, too."""
-        return super().asarray(np.stack(host) if isinstance(host, list) else host)
+        with self._lock:
+            return super().asarray(np.stack(host) if isinstance(host, list) else host)
 
     def RawKernel(self, code: str, name: str) -> Callable[..., None]:  # noqa: N802 - CuPy's
         """A kernel that only counts its launches."""

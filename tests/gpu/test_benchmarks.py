@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib
 from collections.abc import Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,14 +22,16 @@ from benchmarks.gpu import (
     endtoend,
     images,
     kernels,
+    section,
     stack,
+    tables,
     tabular,
     tasks,
     verdicts,
     waking,
 )
+from benchmarks.gpu.checker import distance
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.load import distance
 from benchmarks.gpu.stack import Gpu
 from benchmarks.gpu.variants import variants_of
 from tests.gpu import nvrtc
@@ -221,6 +224,29 @@ def test_graphs_of_ragged_rows_are_replayed(gpu: Gpu) -> None:
         facts = graphed.facts()
     assert facts["graphs"] == 12
     assert facts["replayed"] == pytest.approx(called / graphed.tally.batches)
+
+
+@pytest.mark.parametrize("name", ["probes", "kernels", "T", "I"])
+def test_a_section_runs_as_a_whole(name: str, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "open_gpu", lambda with_torch: gpu)
+    small: list[tuple[Any, dict[str, Any]]] = [
+        (copies, {"sizes": (4096, 65536, 1 << 20)}),
+        (calls, {"calls": 3}),
+        (waking, {"rounds": 3}),
+    ]
+    for module, settings in small:
+        monkeypatch.setattr(module, "measure", partial(module.measure, **settings))
+    for name_, value in {"LARGE": TINY, "_COPIED": 65536, "RUNS": 2}.items():
+        monkeypatch.setattr(kernels, name_, value)
+    tiny = partial(tabular.task, requests=8, sizes=(6, 8, 8, 3))
+    monkeypatch.setitem(endtoend.TASKS, "T", tiny)
+    for name_ in ("MOST", "LEAST", "_OPENING"):
+        monkeypatch.setattr(endtoend, name_, 0.05)
+    found = journal()
+    section.run(name, found, sanitize=False)
+    complete(found, gpu.without_torch)
+    assert found.facts["gpu"] == "Fake"
+    assert tables.groups_of({name: {"entries": [vars(entry) for entry in found.entries]}})
 
 
 def test_tasks_that_need_pytorch_say_so(gpu: Gpu) -> None:
