@@ -76,13 +76,7 @@ class Journal:
         return max(0.0, self._end - self._clock())
 
     def attempt(
-        self,
-        group: str,
-        name: str,
-        measure: Callable[[], Metrics],
-        note: str = "",
-        *,
-        needs: float = 0.0,
+        self, group: str, name: str, measure: Callable[[], Metrics], note: str = ""
     ) -> Metrics | None:
         """Measures, unless there is no time left; what fails is noted, and harms nothing else.
 
@@ -91,12 +85,11 @@ class Journal:
             name: See Entry.
             measure: Returns the metrics.
             note: See Entry.
-            needs: Seconds that it takes; with fewer left it is not begun.
 
         Returns:
             The metrics, or None where there are none.
         """
-        if self.left <= needs:
+        if not self.left:
             self.skip(group, name, _NO_TIME)
             return None
         self._progress(f"{group}: {name}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu import batches
 from benchmarks.gpu.cases import BUFFERS, CASES, LARGE, Case, Sizes
 from benchmarks.gpu.copies import copy_bandwidth
 from benchmarks.gpu.journal import Journal, Metrics
@@ -29,9 +30,10 @@ _COPIED = 512 << 20
 
 
 def measure(gpu: Gpu, journal: Journal) -> None:
-    """Checks every kernel, and then times each of them at its large size."""
+    """Checks every kernel, then times each of them at its large size and at that of a batch."""
     check(gpu.cupy, journal)
     time_cases(gpu, journal, LARGE, copied=_COPIED)
+    batches.measure(gpu, journal)
 
 
 def check(cupy: Any, journal: Journal, seed: int | None = None) -> None:

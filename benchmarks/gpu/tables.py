@@ -68,6 +68,12 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("fraction", "fraction", 1, 3),
         Column("again", "again", 1, 3),
     ),
+    "kernels at the size of a batch": (
+        Column("microseconds", "µs in a graph", 1, 2),
+        Column("floor_us", "floor µs", 1, 2),
+        Column("above_us", "above it µs", 1, 2),
+        Column("copy_gb_per_s", "GB/s", 1, 1),
+    ),
     "tests": (
         _PASSED,
         Column("failed", "failed"),

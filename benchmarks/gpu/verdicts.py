@@ -9,7 +9,15 @@ from benchmarks.gpu.journal import Entry
 from benchmarks.gpu.variants import FAIR, GRAPHS, TIDEGATE
 from benchmarks.harness import Spread, Verdict
 
-__all__ = ["BARS", "SPEEDUP", "Sections", "entries_of", "failures_of", "verdicts_of"]
+__all__ = [
+    "BARS",
+    "MOST_ABOVE_US",
+    "SPEEDUP",
+    "Sections",
+    "entries_of",
+    "failures_of",
+    "verdicts_of",
+]
 
 BARS = {
     **{f"u8_affine_{kind}": 0.8 for kind in ("f32", "f16", "bf16")},
@@ -20,6 +28,9 @@ BARS = {
     "softmax_topk": 0.33,
 }
 """The least share of the copy bandwidth that a kernel must reach."""
+
+MOST_ABOVE_US = 3.0
+"""Microseconds that the same kernels may take beyond the floor at the size of a batch."""
 
 SPEEDUP = 1.5
 """Requests a second, as a multiple of the better fair one: for E and I."""
@@ -64,6 +75,14 @@ def _kernels(found: Found) -> Iterator[Verdict]:
         series = [metrics[key] for key in ("fraction", "again") if key in metrics]
         spread = Spread(min(series), min(series), max(series)) if series else None
         yield Verdict(f"{name} / copy bandwidth", bar, True, "x", spread)
+    above = {
+        name: metrics["above_us"]
+        for (group, name), metrics in found.items()
+        if group == "kernels at the size of a batch" and name in BARS and metrics
+    }
+    spread = Spread.of([max(above.values())]) if len(above) == len(BARS) else None
+    label = "a batch in a graph: the kernel farthest above its floor"
+    yield Verdict(label, MOST_ABOVE_US, False, "µs", spread)
 
 
 def _speedup(found: Found, name: str) -> Verdict:

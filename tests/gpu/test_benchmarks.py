@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.gpu import (
+    batches,
     calls,
     capture,
     cases,
@@ -139,6 +140,21 @@ def test_every_kernel_is_timed(case: cases.Case, gpu: Gpu) -> None:
     assert set(gpu.cupy.launched) == {kernel}
 
 
+def test_kernels_are_timed_in_graphs_at_the_size_of_a_batch(gpu: Gpu) -> None:
+    found = journal()
+    batches.measure(gpu, found, TINY, copied=65536, runs=2)
+    complete(found)
+    listed = {"kernels": {"entries": [vars(entry) for entry in found.entries]}}
+    *_, (_, verdict) = verdicts.verdicts_of(listed)
+    assert verdict.spread
+    assert verdict.spread.median == max(
+        entry.metrics["above_us"] for entry in found.entries if entry.name in verdicts.BARS
+    )
+    del listed["kernels"]["entries"][-1]
+    *_, (_, verdict) = verdicts.verdicts_of(listed)
+    assert verdict.spread is None
+
+
 def test_every_bar_is_of_a_kernel_that_is_timed() -> None:
     assert set(verdicts.BARS) <= {case.name for case in cases.CASES}
 
@@ -233,6 +249,7 @@ def test_a_section_runs_as_a_whole(name: str, gpu: Gpu, monkeypatch: pytest.Monk
         (copies, {"sizes": (4096, 65536, 1 << 20)}),
         (calls, {"calls": 3}),
         (waking, {"rounds": 3}),
+        (batches, {"sizes": TINY, "copied": 65536, "runs": 2}),
     ]
     for module, settings in small:
         monkeypatch.setattr(module, "measure", partial(module.measure, **settings))
