@@ -53,8 +53,10 @@ def verdict_row(name: str, verdict: Verdict) -> Row:
     )
 
 
-def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
-    """Print one table; its last columns are numbers."""
+def print_table(
+    title: str, header: Row, rows: Sequence[Row], *, plain_width: int = PLAIN_WIDTH
+) -> None:
+    """Print one table; its last columns are numbers. In a log it is `plain_width` wide at most."""
     if importlib.util.find_spec("rich"):
         from rich.console import Console
         from rich.table import Table
@@ -67,7 +69,7 @@ def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
             table.add_row(*row, style=style)
         console = Console()
         if not console.is_terminal:
-            console.width = PLAIN_WIDTH  # a log has no width to ask for
+            console.width = plain_width  # a log has no width to ask for
         console.print(table)
         return
     widths = [max(len(row[number]) for row in (header, *rows)) for number in range(len(header))]

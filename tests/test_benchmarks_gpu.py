@@ -301,7 +301,7 @@ def record_of(sections: dict[str, Any]) -> dict[str, Any]:
 def test_the_page_names_machine_versions_and_date_and_shows_what_failed() -> None:
     sections = sections_of(
         kernel("pad_v16", 0.9, 0.88),
-        Entry("kernels", "unpad_v16", error="Traceback\n  File\nValueError: a | b"),
+        Entry("kernels", "unpad_v16", error="Traceback", reason="ValueError: a | b"),
         gpu="NVIDIA H200",
         gpu_memory=139 << 30,
         driver_cuda=13000,

@@ -29,6 +29,7 @@ class Entry:
         metrics: What was measured; empty if nothing was.
         note: What is to be known besides, such as why nothing was.
         error: The traceback, if it failed.
+        reason: What went wrong, in one line.
     """
 
     group: str
@@ -36,14 +37,7 @@ class Entry:
     metrics: Metrics = field(default_factory=dict)
     note: str = ""
     error: str = ""
-
-    @property
-    def reason(self) -> str:
-        """Why nothing was measured, in one line."""
-        lines = self.error.strip().splitlines()
-        # NumPy's assertions say what is wrong on several lines, below the exception's name.
-        raised = next((line for line in reversed(lines) if line[:1].isalpha()), "")
-        return raised or self.note
+    reason: str = ""
 
 
 class Journal:
@@ -95,9 +89,9 @@ class Journal:
         self._progress(f"{group}: {name}")
         try:
             metrics = measure()
-        except Exception:
+        except Exception as error:
             text = traceback.format_exc()[-_LONGEST_TRACEBACK:]
-            self._add(Entry(group, name, note=note, error=text))
+            self._add(Entry(group, name, note=note, error=text, reason=_in_one_line(error)))
             self._progress(f"{group}: {name} FAILED\n{text}")
             return None
         self._add(Entry(group, name, metrics, note))
@@ -123,6 +117,13 @@ class Journal:
         unfinished = self._path.with_suffix(".tmp")
         unfinished.write_text(json.dumps(record, indent=1))
         unfinished.replace(self._path)
+
+
+def _in_one_line(error: Exception) -> str:
+    # NumPy's assertions begin with an empty line.
+    said = (line.strip() for line in str(error).splitlines())
+    first = next((line for line in said if line), "")
+    return f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 def _to_stderr(text: str) -> None:

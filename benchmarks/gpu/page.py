@@ -100,7 +100,7 @@ def render(record: dict[str, Any] | None) -> str:
         parts.append(READING.format(clients=clients))
     for group, entries in groups_of(sections).items():
         header, rows = rows_of(group, entries)
-        parts.append(f"\n## {group[0].upper()}{group[1:]}\n\n" + _markdown(("", *header[1:]), rows))
+        parts.append(f"\n## {group[0].upper()}{group[1:]}\n\n" + _markdown(header, rows))
     return "".join(parts)
 
 

@@ -15,6 +15,9 @@ __all__ = ["TARGETS", "columns_of", "groups_of", "print_all", "rows_of", "target
 
 TARGETS = ("section", "figure", "target", "reached", "range", "met")
 
+_WIDTH = 180
+_LONGEST_REASON = 160
+
 _LATENCIES = (
     Column("p50", "p50 ms", 1e3, 3),
     Column("p99", "p99 ms", 1e3, 3),
@@ -105,7 +108,7 @@ def rows_of(group: str, entries: Sequence[Entry]) -> tuple[Row, list[Row]]:
         for column in columns_of(group)
         if any(column.metric in entry.metrics for entry in entries)
     ]
-    header = (group, *(column.title for column in columns), "")
+    header = ("", *(column.title for column in columns), "")
     return header, [(entry.name, *_cells(entry, columns), _remark(entry)) for entry in entries]
 
 
@@ -119,7 +122,7 @@ def _cells(entry: Entry, columns: Sequence[Column]) -> list[str]:
 
 def _remark(entry: Entry) -> str:
     if entry.error:
-        return f"FAILED: {entry.reason[:160]}"
+        return f"FAILED: {entry.reason[:_LONGEST_REASON]}"
     return "" if entry.metrics else entry.note
 
 
@@ -140,7 +143,7 @@ def print_all(record: dict[str, Any]) -> None:
     sections = record["sections"]
     for group, entries in groups_of(sections).items():
         header, rows = rows_of(group, entries)
-        report.print_table("", header, rows)
+        report.print_table(group, header, rows, plain_width=_WIDTH)
     for entry in failures_of(sections):
         print(f"{entry.group}, {entry.name} FAILED:\n{entry.error}")
     report.print_table("Sections", ("section", "end", "s"), ends_of(sections))
