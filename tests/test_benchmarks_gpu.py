@@ -376,12 +376,13 @@ def test_results_are_written_after_every_section(
     assert (tmp_path / "gpu.md").read_text() == page.render(written)
 
 
-def test_a_section_that_fails_without_a_word_is_noticed(tmp_path: Path) -> None:
+def test_a_section_that_fails_as_a_whole_says_why(tmp_path: Path) -> None:
     if not findings.look().problems:
         pytest.skip("it would run here")
     ended = command.run("probes", 30.0, False, tmp_path)
     assert ended["ended"] == "ended with 1"
-    assert ended["entries"] == []
+    [entry] = ended["entries"]
+    assert entry["reason"].startswith("ConfigError: no work on a GPU is possible")
 
 
 def test_a_section_that_hangs_is_ended_with_all_that_it_started() -> None:

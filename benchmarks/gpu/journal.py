@@ -90,12 +90,16 @@ class Journal:
         try:
             metrics = measure()
         except Exception as error:
-            text = traceback.format_exc()[-_LONGEST_TRACEBACK:]
-            self._add(Entry(group, name, note=note, error=text, reason=_in_one_line(error)))
-            self._progress(f"{group}: {name} FAILED\n{text}")
+            self.fail(group, name, error, note)
             return None
         self._add(Entry(group, name, metrics, note))
         return metrics
+
+    def fail(self, group: str, name: str, error: Exception, note: str = "") -> None:
+        """Notes that something raised, which is being handled."""
+        text = traceback.format_exc()[-_LONGEST_TRACEBACK:]
+        self._add(Entry(group, name, note=note, error=text, reason=_in_one_line(error)))
+        self._progress(f"{group}: {name} FAILED\n{text}")
 
     def skip(self, group: str, name: str, why: str) -> None:
         """Notes that something was not measured."""

@@ -63,7 +63,11 @@ def main(given: Sequence[str] | None = None) -> int:
     # Whatever hangs says where, before it is ended from outside.
     faulthandler.dump_traceback_later(options.seconds + PATIENCE, exit=True)
     journal = Journal(options.out, options.seconds)
-    run(options.name, journal, options.sanitize)
+    try:
+        run(options.name, journal, options.sanitize)
+    except Exception as error:
+        journal.fail("sections", options.name, error)
+        return 1
     journal.state(whole=True)
     return 0
 

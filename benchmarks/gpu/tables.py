@@ -63,6 +63,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("p99_whole_us", "p99 µs", 1, 1),
     ),
     "graphs": (_PASSED,),
+    "sections": (_PASSED,),
     "kernels are right": (_PASSED,),
     "kernels": (
         Column("microseconds", "µs", 1, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib
 from collections.abc import Iterator
 from functools import partial
@@ -177,10 +178,20 @@ def test_the_tabular_model_is_served_in_every_way(
     endtoend.measure_task(gpu, task, found, clients=8)
     complete(found)
     closed = [entry.name for entry in found.entries if entry.group == "T, closed loop"]
-    assert closed == [variant.name for variant in variants_of(gpu, task)]
-    assert all(entry.metrics["checked"] for entry in found.entries)
+    assert closed == [endtoend.ALONE, *(variant.name for variant in variants_of(gpu, task))]
+    assert all(entry.metrics["checked"] for entry in found.entries[1:])
     at_half = [entry for entry in found.entries if entry.group == "T, open loop at 50%"]
     assert [entry.name for entry in at_half] == ["fair naive", "fair naive, 2 threads", "tidegate"]
+
+
+def test_without_the_models_own_answers_nothing_is_measured(gpu: Gpu) -> None:
+    def out_of_memory(row: Any) -> Any:
+        raise MemoryError("no room for the model")
+
+    task = dataclasses.replace(tabular.task(gpu, requests=3, sizes=(6, 8, 3)), alone=out_of_memory)
+    found = journal()
+    endtoend.measure_task(gpu, task, found)
+    assert [entry.reason for entry in found.entries] == ["MemoryError: no room for the model"]
 
 
 class Recorded:
