@@ -53,6 +53,7 @@ class Meter:
             "p99": float(p99),
             "p999": float(p999),
             "mean_batch": (now.rows - then.rows) / max(1, batches),
-            "padding": 1 - (now.useful - then.useful) / max(1, seen),
+            # A Batcher counts rows when a batch ends, the model when it begins.
+            "padding": max(0.0, 1 - (now.useful - then.useful) / max(1, seen)),
             "cpu_us": (cpu_now - cpu_then) / count * 1e6,
         }
