@@ -43,11 +43,12 @@ A closed loop has {clients} clients, each of which asks again when it has its an
 that are named; an open loop has requests at random times, as many as a share of what the better of
 the two fair variants reached in its closed loop, and its latencies count from when a request was
 due. *Naive* stacks or pads on the host, in float32 where there are pixels; *fair naive* uploads
-small types and widens them on the device. *Padding* is the share of rows, or of tokens, that the
-model saw for nothing; *CPU* is the processor time of the whole process, clients included, for each
-request. One answer in fifty was compared with the model's answer to that request alone: *off by* is
-the largest distance, as a share of the answer's norm. A kernel's *fraction* is of the bandwidth of
-copies on the device made just before.
+small types and widens them on the device; the better of the two counts, and neither has graphs,
+which are the model's own doing and not a batcher's. *Padding* is the share of rows, or of tokens,
+that the model saw for nothing; *CPU* is the processor time of the whole process, clients included,
+for each request. One answer in fifty was compared with the model's answer to that request alone:
+*off by* is the largest distance, as a share of the answer's norm. A kernel's *fraction* is of the
+bandwidth of copies on the device made just before.
 """
 
 
