@@ -168,3 +168,13 @@ def bench_origin(session: nox.Session) -> None:
     """The Go server that tidegate descends from beside it; says what to install besides."""
     session.install(".[bench]")
     session.run("python", "-m", "benchmarks.origin", *session.posargs)
+
+
+@nox.session
+def bench_gpu(session: nox.Session) -> None:
+    """Probes, kernels, models and marked tests on a GPU; ends with 2 where there is none.
+
+    In an environment that has the CuPy and the PyTorch of its driver: `--no-venv --no-install`.
+    """
+    session.install(".[bench,test]")
+    session.run("python", "-m", "benchmarks.gpu", *session.posargs)

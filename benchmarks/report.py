@@ -33,13 +33,18 @@ def _figure(value: float, unit: str) -> str:
 
 def target_row(outcome: Outcome, verdict: Verdict) -> Row:
     """Scenario, figure, target, median, the range of the rounds, and whether it was reached."""
+    return verdict_row(outcome.name, verdict)
+
+
+def verdict_row(name: str, verdict: Verdict) -> Row:
+    """The same for a verdict that belongs to no scenario but to what has this name."""
     sign = "≥" if verdict.at_least else "≤"
     target = f"{sign} {_figure(verdict.limit, verdict.unit)}"
     if verdict.spread is None:
-        return outcome.name, verdict.label, target, "not measured", "", "no"
+        return name, verdict.label, target, "not measured", "", "no"
     spread = verdict.spread
     return (
-        outcome.name,
+        name,
         verdict.label,
         target,
         _figure(spread.median, verdict.unit),
@@ -48,8 +53,10 @@ def target_row(outcome: Outcome, verdict: Verdict) -> Row:
     )
 
 
-def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
-    """Print one table; its last columns are numbers."""
+def print_table(
+    title: str, header: Row, rows: Sequence[Row], *, plain_width: int = PLAIN_WIDTH
+) -> None:
+    """Print one table; its last columns are numbers. In a log it is `plain_width` wide at most."""
     if importlib.util.find_spec("rich"):
         from rich.console import Console
         from rich.table import Table
@@ -62,7 +69,7 @@ def print_table(title: str, header: Row, rows: Sequence[Row]) -> None:
             table.add_row(*row, style=style)
         console = Console()
         if not console.is_terminal:
-            console.width = PLAIN_WIDTH  # a log has no width to ask for
+            console.width = plain_width  # a log has no width to ask for
         console.print(table)
         return
     widths = [max(len(row[number]) for row in (header, *rows)) for number in range(len(header))]

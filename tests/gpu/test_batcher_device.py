@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gpu.fake_cuda import ILLEGAL_ADDRESS, FakeCuda
-from tests.gpu.fake_device import FakeDevice
+from tests.gpu.fake_cuda import ILLEGAL_ADDRESS
+from tests.gpu.machines import Machine
 from tests.gpu.shim_driver import Shim
 from tidegate import Batcher, ConfigError, DeviceError, ModelError, ModelPool, PerToken, TensorSpec
-from tidegate.gpu import findings, opening, waiting
+from tidegate.gpu import findings
 from tidegate.gpu.driver import Device as GpuDevice
 from tidegate.gpu.driver import Driver
 from tidegate.gpu.findings import Findings
@@ -26,43 +24,6 @@ from tidegate.transforms import Affine, TokenIds
 WAITING = 10.0
 ROW = TensorSpec((3,), "float32")
 TOKENS = TensorSpec((None, 2), "float32")
-
-
-class Machine:
-    """CuPy and CUDA's stand-ins in the place of the real ones, for a Batcher."""
-
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, shim: Shim, order: str, devices: int
-    ) -> None:
-        self.cuda = FakeCuda(order, devices=devices)
-        self.xp = FakeDevice(shim, self.cuda)
-        monkeypatch.setitem(sys.modules, "cupy", self.xp)
-        real = opening.make_lane
-        self.lanes: list[Any] = []
-        self.waited = 0
-
-        def make_lane(*arguments: Any, **settings: Any) -> Any:
-            lane = real(*arguments, require=lambda: None, import_cupy=lambda: self.xp, **settings)
-            self.lanes.append(lane)
-            return lane
-
-        def wait(address: int) -> int:
-            self.waited += 1
-            try:
-                event = ctypes.cast(address, ctypes.py_object).value  # FakeEvent.ptr is its id
-                with self.cuda.Device(event.device):
-                    event.synchronize()
-            except Exception as error:
-                return int(getattr(error, "status", -1))
-            return 0
-
-        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)
-        self._callbacks = (callback(wait), callback(lambda _: 0))
-        addresses = [ctypes.cast(each, ctypes.c_void_p).value or 0 for each in self._callbacks]
-        monkeypatch.setattr(opening, "make_lane", make_lane)
-        monkeypatch.setattr(
-            waiting, "native_calls", lambda cuda, device: (addresses[0], addresses[1], 0)
-        )
 
 
 Maker = Callable[..., Machine]
@@ -131,7 +92,9 @@ def test_rows_of_any_length_come_back(machine_of: Maker, completion: Any) -> Non
                 tokens = answer["tokens"] if collate == "pad" else answer
                 assert np.array_equal(tokens, row * 2)
                 assert collate == "pack" or answer["lengths"] == len(row)
-            assert batcher.statistics().tokens == sum(map(len, rows))
+            now = batcher.statistics()
+            assert now.tokens == sum(map(len, rows))
+            assert (now.padding_tokens > 0) == (collate == "pad")
 
 
 def test_an_event_loop_is_told(machine_of: Maker) -> None:

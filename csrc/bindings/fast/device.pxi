@@ -209,7 +209,8 @@ cdef class DeviceRunner(Runner):
             if tracer is not None:
                 under_way.span = (tracer, tracer.leave(under_way.span[1]))
         batch.set_device_outputs(flight.outputs, seen, rows, self.padded, self.answers_stay)
-        self.session.w.count_padding(self.session.engine, size - rows, tokens, 0)
+        padding = size * self.lane.padded_length(longest) - tokens if self.padded else 0
+        self.session.w.count_padding(self.session.engine, size - rows, tokens, padding)
         return flight
 
     cdef int end_span(self, UnderWay under_way, object error) except -1:

@@ -128,6 +128,10 @@ class Lane:
         """The error of the device, once there was one; then nothing runs there any more."""
         return self._ring.health.broken
 
+    def padded_length(self, longest: int) -> int:
+        """Tokens of each row of a padded batch whose longest row has `longest`."""
+        return self._collation.length_of(longest)
+
     def enter(self) -> None:
         """Makes the device the current one of this thread, which will call start()."""
         self._cuda.runtime.setDevice(self._device)

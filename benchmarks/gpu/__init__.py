@@ -1,0 +1,1 @@
+"""What a GPU is checked and measured with: `python -m benchmarks.gpu`."""
