@@ -180,7 +180,7 @@ cdef class Session:
         if self.grouping is None:
             return Layout(self.schema.specs, capacity, 0)
         return self.grouping.layout(self.schema, capacity,
-                                    self.grouping.wanted(self.schema, capacity, 0))
+                                    self.grouping.room(self.schema, capacity, 0))
 
     def count_padding(self, uint64_t rows, uint64_t tokens, uint64_t padding_tokens):
         """Counts what a model was called with: rows that are nobody's, tokens that are and are not.
