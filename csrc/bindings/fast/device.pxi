@@ -1,8 +1,9 @@
 # Starting batches on a device, several before the first has ended.
 #
-# The executor's thread takes a batch when a slot of the lane is free, has the lane start it, and goes
-# on. The batch ends in another thread, as soon as the device is done: a Python thread that waits for
-# the lane's flights, or a native one that waits for their events and takes no GIL (completer.hpp).
+# The executor's thread takes a batch when a slot of the lane is free, has the lane start it, and
+# goes on. The batch ends in another thread, as soon as the device is done: a Python thread that
+# waits for the lane's flights, or a native one that waits for their events and takes no GIL
+# (completer.hpp).
 
 cdef enum:
     MOST_STATUSES = 64
