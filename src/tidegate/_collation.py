@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tidegate import _fast, _settings
-from tidegate._shaping import PaddingPolicy, Shaper
+from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError
 from tidegate.specs import Spec, leaves
+
+if TYPE_CHECKING:  # which few batchers need
+    from tidegate._shaping import Shaper
 
 __all__ = ["Collate", "Collation"]
 
@@ -129,6 +132,8 @@ class Collation:
         exact = self.sizes is None or self.policy == "none"
         if exact and not self.ragged and not self.transformed and not always:
             return None
+        from tidegate._shaping import Shaper
+
         return Shaper(
             self.inputs, self.collate, self.sizes, self.policy, self.padding_value, self.pad_to
         )

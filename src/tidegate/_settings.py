@@ -8,16 +8,27 @@ import numbers
 import operator
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from tidegate import _engine
 from tidegate.errors import ConfigError
 
-__all__ = ["ascending", "choose", "cost", "count", "make_policy", "number", "refuse_green_threads"]
+__all__ = [
+    "PaddingPolicy",
+    "ascending",
+    "choose",
+    "cost",
+    "count",
+    "make_policy",
+    "number",
+    "refuse_green_threads",
+]
 
 # What the core can count: rows of a batch, rows that wait.
 MOST_ROWS = 2**20
 MOST_WAITING = 2**62
+
+PaddingPolicy = Literal["pad_up", "batch_down", "none"]
 
 
 def refuse_green_threads() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _fast
+from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError, OutputError
 from tidegate.ragged import Packed, Padded, PerToken
 from tidegate.specs import Spec, TensorSpec, leaves
@@ -24,7 +25,6 @@ from tidegate.transforms import Affine, TokenIds
 
 __all__ = ["Chunk", "Shaper", "fill_of", "split"]
 
-PaddingPolicy = Literal["pad_up", "batch_down", "none"]
 _Array = npt.NDArray[Any]
 
 

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tidegate import _engine, _fast, _settings
 from tidegate._collation import Collate, Collation
-from tidegate._device import Berth, memory_of, open_berths
 from tidegate._runtime import Runtime, runtimes
-from tidegate._shaping import PaddingPolicy
+from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
 from tidegate.pool import Instance, ModelPool
@@ -30,6 +29,7 @@ from tidegate.specs import Spec, check_spec
 from tidegate.statistics import Statistics, from_engine
 
 if TYPE_CHECKING:
+    from tidegate._device import Berth
     from tidegate.gpu.waiting import CudaDevice
 
 __all__ = ["Batcher"]
@@ -191,10 +191,14 @@ class Batcher(_fast.Gateway):
         if executor == "inline" and policy.max_queue_delay > 0:
             raise ConfigError(_NOTHING_TO_HOLD_BACK)
         berths: list[Berth] = []
+        new_memory = None
         if device is not None:
+            from tidegate._device import memory_of, open_berths
+
             if native is not None or executor == "inline":
                 raise ConfigError("a device takes a Python model, with executor='thread'")
             berths = open_berths(model, device, collation, stay)  # type: ignore[arg-type]
+            new_memory = memory_of(berths)
         shaper = None if berths else collation.shaper()
         grouping = collation.grouping()
         session = _fast.Session(
@@ -206,7 +210,7 @@ class Batcher(_fast.Gateway):
             None if native is None else native.outputs,
             grouping,
             shaper,
-            memory_of(berths) if berths else None,
+            new_memory,
         )
         if shaper is not None:
             shaper.count_with(session.count_padding)

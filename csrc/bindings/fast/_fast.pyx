@@ -37,7 +37,6 @@ from tidegate.errors import (
     QueueFullError,
     TidegateError,
 )
-from tidegate._layout import Layout, aligned_memory
 from tidegate.ragged import PerToken
 from tidegate.specs import infer_spec, leaves
 

@@ -172,7 +172,7 @@ cdef class Grouping:
         if layout is None:
             if len(self.layouts) >= KEPT_LAYOUTS:
                 self.layouts.clear()
-            layout = self.layouts[key] = Layout(schema.specs or (), capacity, tokens)
+            layout = self.layouts[key] = _layout_type()(schema.specs or (), capacity, tokens)
         return layout
 
     cdef uint32_t room(self, Schema schema, uint32_t capacity, uint32_t tokens):

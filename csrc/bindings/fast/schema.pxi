@@ -35,6 +35,12 @@ cdef cnp.ndarray _view(cnp.ndarray base, char* data, int ndim, cnp.npy_intp* sha
     return view
 
 
+cdef object _layout_type():
+    """Layout, whose module few batchers need."""
+    from tidegate._layout import Layout
+    return Layout
+
+
 cdef class Schema:
     """The structure, shapes and dtypes of a batcher's requests, fixed once known."""
     cdef readonly object spec

@@ -48,7 +48,7 @@ cdef class Session:
     cdef Grouping grouping     # of requests that are weighed, else None; `lane` is NULL then
     cdef object shaper         # makes a batch what the model takes, else None: rows are stacked
     cdef bint laid_out         # staging memory lies in one piece
-    cdef object new_memory     # makes such pieces
+    cdef object new_memory     # makes such pieces, for a device; else None
     cdef readonly bint on_device  # batches run elsewhere, see device.pxi
 
     def __init__(self, capsule, str name not None, spec, bint objects, str outputs not None,
@@ -65,7 +65,7 @@ cdef class Session:
         self.lane = NULL
         self.grouping = grouping
         self.shaper = shaper
-        self.new_memory = aligned_memory if new_memory is None else new_memory
+        self.new_memory = new_memory
         self.laid_out = self.on_device = new_memory is not None
         if objects:
             self._set_schema(Schema(None))
@@ -139,7 +139,7 @@ cdef class Session:
         cdef uint32_t capacity = self.w.max_batch_size(self.engine)
         cdef Staging staging
         if self.laid_out:
-            staging = self.laid_out_staging(Layout(self.schema.specs, capacity, 0))
+            staging = self.laid_out_staging(self.layout())
         else:
             staging = self.schema.new_staging(capacity)
         Py_INCREF(staging)
@@ -159,6 +159,9 @@ cdef class Session:
             self.add_buffer()
 
     cdef Staging laid_out_staging(self, object layout):
+        if self.new_memory is None:
+            from tidegate._layout import aligned_memory
+            self.new_memory = aligned_memory
         return self.schema.staging_in(layout, self.new_memory(layout.nbytes))
 
     cdef inline int reserve_weighed(self, object key, Weight weight, int64_t deadline, Lane** lane,
@@ -178,7 +181,7 @@ cdef class Session:
         """Where the parts of the next batch's staging memory lie, if it lies in one piece."""
         cdef uint32_t capacity = self.w.max_batch_size(self.engine)
         if self.grouping is None:
-            return Layout(self.schema.specs, capacity, 0)
+            return _layout_type()(self.schema.specs, capacity, 0)
         return self.grouping.layout(self.schema, capacity,
                                     self.grouping.room(self.schema, capacity, 0))
 
