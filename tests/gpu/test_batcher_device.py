@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.gpu.fake_cuda import ILLEGAL_ADDRESS
 from tests.gpu.machines import Machine
@@ -19,6 +22,7 @@ from tidegate.gpu.driver import Device as GpuDevice
 from tidegate.gpu.driver import Driver
 from tidegate.gpu.findings import Findings
 from tidegate.gpu.waiting import CudaDevice
+from tidegate.tracing import instrument
 from tidegate.transforms import Affine, TokenIds
 
 WAITING = 10.0
@@ -273,6 +277,23 @@ def test_a_model_that_raises_fails_its_batch_alone(machine_of: Maker) -> None:
         assert isinstance(error, ModelError)
         assert isinstance(error.__cause__, RuntimeError)
         assert batcher(np.full(3, 4, "float32"))[0] == 8
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
+def test_every_batch_on_a_device_has_a_span(machine_of: Maker, completion: Any) -> None:
+    machine_of("lazy")
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    device = CudaDevice(completion=completion)
+    with Batcher(doubled, inputs=ROW, max_batch_size=4, device=device) as batcher:
+        instrument(batcher, provider)
+        for future in [batcher.submit(np.ones(3, "float32")) for _ in range(50)]:
+            assert future.result(WAITING)[0] == 2
+    spans = exporter.get_finished_spans()
+    assert len(spans) == batcher.statistics().batches
+    rows = [dict(span.attributes or {})["tidegate.batch.rows"] for span in spans]
+    assert sum(int(str(each)) for each in rows) == 50
 
 
 def test_graphs_are_used_until_their_model_is_swapped(machine_of: Maker) -> None:

@@ -83,9 +83,12 @@ cdef class DeviceRunner(Runner):
                 waiting.join()
             elif self.completer != NULL:
                 with nogil:
+                    w.completer_wait_room(self.completer, 1)  # all have ended
+                self.note_ended()
+                with nogil:
                     w.completer_delete(self.completer)
                 self.completer = NULL
-                self.note_ended()
+                session.release_orphans()  # of the last, which are left after its end is told
             if self in session.runners:
                 session.runners.remove(self)  # a cycle that would keep the engine
             self.lane.close()
