@@ -15,6 +15,7 @@ One translation unit; each part has a file of its own. From the bottom up:
     session.pxi   what a batcher, its executors and its batches share
     runner.pxi    taking a batch and running the model
     device.pxi    starting batches on a device, several before the first has ended
+    rows.pxi      many requests at once, and one of them
     gateway.pxi   the base of Batcher: submit and call
 """
 import collections
@@ -141,6 +142,7 @@ include "groups.pxi"
 include "session.pxi"
 include "runner.pxi"
 include "device.pxi"
+include "rows.pxi"
 include "gateway.pxi"
 
 # Fill the am_send slots; Cython has no syntax for them.
