@@ -299,4 +299,5 @@ def test_many_clients_that_vanish_harm_nobody_and_leave_nothing(
     _, settled, *_, last = sizes
     assert last[0] - settled[0] < 4 * 2**20, sizes
     assert last[1] == settled[1], sizes
-    assert last[2] - settled[2] < waiting, sizes
+    # Two crowds came in between; other tests' threads in this process make some objects as well.
+    assert last[2] - settled[2] < 2 * waiting, sizes
