@@ -38,14 +38,10 @@ def answers(futures: list[Any]) -> list[list[int]]:
 
 
 def test_more_groups_than_are_kept_never_mix() -> None:
-    with Batcher(checked, group_key=key_of, max_batch_size=4) as batcher:
+    with Batcher(checked, group_key=key_of, max_batch_size=4, max_queue_size=3000) as batcher:
         chance = random.Random(5)
         asked = [(chance.randrange(300), number) for number in range(3000)]
-        futures = []
-        for each in asked:
-            futures.append(batcher.submit(row_of(*each)))
-            if len(futures) % 900 == 0:
-                futures[-1].result(PATIENCE)
+        futures = [batcher.submit(row_of(*each)) for each in asked]
         assert answers(futures) == [list(each) for each in asked]
 
 
