@@ -136,6 +136,21 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """The native front end's fuzzers under libFuzzer: `nox -s fuzz -- 10000000`. It takes Clang."""
+    session.install("cmake", "ninja")
+    native(session, "fuzz")
+    count = session.posargs[0] if session.posargs else "100000"
+    for fuzzer in tracked(session, "csrc/fuzz/fuzz_*.cpp"):
+        name = Path(fuzzer).stem
+        found = Path("build/fuzz/corpus", name)  # what adds coverage; the next run starts from it
+        found.mkdir(parents=True, exist_ok=True)
+        seeds = f"csrc/fuzz/seeds/{name.removeprefix('fuzz_')}"
+        options = [f"-runs={count}", "-max_len=4096", f"-artifact_prefix={found.parent}/"]
+        session.run(f"build/fuzz/csrc/fuzz/{name}", *options, str(found), seeds, external=True)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Every example of the README and of docs/, run."""
     session.install(".[test,test-models]")

@@ -9,17 +9,17 @@
 #include <new>
 #include <utility>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define TIDEGATE_WATCHED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define TIDEGATE_WATCHED 1
-#endif
-#endif
-
 namespace tidegate::frontend {
 
 namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kWatched = true;
+#elif defined(__has_feature)
+constexpr bool kWatched = __has_feature(address_sanitizer);
+#else
+constexpr bool kWatched = false;
+#endif
 
 constexpr std::size_t kGrain = 32;
 constexpr std::size_t kClasses = 16;       // up to 512 bytes: an nghttp2_stream has less
@@ -101,12 +101,8 @@ void* resize(void* piece, std::size_t size, void*) {
 }  // namespace
 
 nghttp2_mem* pooled_memory() noexcept {
-#ifdef TIDEGATE_WATCHED
-    return nullptr;
-#else
     static nghttp2_mem memory{nullptr, take, give, take_zeroed, resize};
-    return &memory;
-#endif
+    return kWatched ? nullptr : &memory;
 }
 
 }  // namespace tidegate::frontend
