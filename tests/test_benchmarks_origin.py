@@ -17,6 +17,7 @@ from benchmarks.harness import Metrics, Outcome, Round, Spread, verdict_of
 from benchmarks.models import ACCELERATOR_SECONDS, WrongAnswerError, perceptron
 from benchmarks.origin import __main__ as command
 from benchmarks.origin import (
+    alone,
     contenders,
     h2load,
     load,
@@ -159,6 +160,34 @@ def test_native_is_held_against_the_better_go_server_in_each_cell() -> None:
     assert not verdicts["p99, 256: native / better Go"].reached  # a quarter, not a fifth
     assert verdicts["peak memory: native beyond NumPy alone"].reached
     assert verdicts["requests/s: native, 60 in flight / 64"].reached
+
+
+def test_behind_the_accelerator_native_is_held_against_the_model_alone() -> None:
+    # A machine that is a tenth slower than the one that the promise was made for.
+    result: Round = {
+        NATIVE: reached(24_500, 0.0012, 44e6),
+        NUMPY: reached(27_450, 0.0022, 30e6),
+        GO[0]: reached(15_000, 0.008, 20e6),
+    }
+    verdicts = {
+        verdict.label: verdict
+        for verdict in (verdict_of(each, [result]) for each in targets.of(WORKLOADS["accelerator"]))
+    }
+    assert not verdicts["requests/s, 64: native"].reached
+    assert verdicts["requests/s, 64: native / NumPy alone"].reached
+    assert not verdicts["requests/s, 256: native / NumPy alone"].reached
+    for cell, share in (("12", 0.787), ("60", 0.804)):
+        limit = verdicts[f"requests/s, {cell}: native / NumPy alone"].limit
+        assert limit == pytest.approx(share, abs=5e-4)
+
+
+def test_the_model_alone_is_called_in_batches_as_large_as_callers_fill(
+    files: contenders.Files,
+) -> None:
+    for shape, rows in ((Shape(4, 3), 12), (Shape(4, 64), 64)):
+        metrics = alone.measure(files.weights, shape, 0.2, None, accelerator=True)
+        assert metrics["throughput"] <= rows / ACCELERATOR_SECONDS
+        assert metrics["p99"] >= metrics["p50"] >= ACCELERATOR_SECONDS
 
 
 def busy(server: float, load: float) -> Outcome:

@@ -73,7 +73,7 @@ class Contender:
         check: Compares its answers with NumPy's; says what the load asks.
         rates: Open loops that it can keep up with, without and with the accelerator.
         main: Measured also where nothing is pinned.
-        loaded: False for what serves nothing, and has only its memory measured.
+        loaded: False for what serves nothing: its memory is measured, and its model called alone.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Contender:
             shapes = {name: Shape(shape.in_flight, 1) for name, shape in CELLS.items()}
             del shapes["64 over 64"]
             return shapes
-        return CELLS if self.loaded else {}
+        return CELLS
 
     def open_loops(self, workload: Workload) -> dict[str, int]:
         if not workload.pinned:

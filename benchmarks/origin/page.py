@@ -38,8 +38,10 @@ A cell has requests a second, then the median and the 99th percentile of latenci
 medians of the rounds. Requests go over four connections, or 64 with one each; over HTTP/1.1 on as
 many connections as there are requests in flight. *By hand* is an asyncio batcher with a thread for
 the model, without a window and with one of 5 ms, like the Go server's. With 2 ms a call, one
-accelerator serves one call at a time, whoever calls. The load on gRPC is a program of our own,
-since h2load spends more on a call than the fastest of the servers; it checks every answer.
+accelerator serves one call at a time, whoever calls. *NumPy alone* is the model in a loop, in
+batches of as many rows as are in flight, 64 at most: no server can be faster. The load on gRPC is a
+program of our own, since h2load spends more on a call than the fastest of the servers; it checks
+every answer.
 """
 
 

@@ -10,7 +10,7 @@ import matplotlib as mpl
 
 from benchmarks import plots
 from benchmarks.harness import Outcome, Spread
-from benchmarks.origin.contenders import CEILING
+from benchmarks.origin.contenders import CEILING, NUMPY
 
 DRAWN = ("mlp", "accelerator")
 PANELS = (
@@ -24,7 +24,7 @@ def _spreads(outcome: Outcome, metric: str) -> dict[str, Spread]:
     return {
         name: spreads[metric]
         for name, spreads in outcome.metrics.items()
-        if metric in spreads and name != CEILING
+        if metric in spreads and name not in (CEILING, NUMPY)
     }
 
 

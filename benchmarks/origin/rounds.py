@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.harness import Metrics, Outcome, Round, spreads_of, verdict_of
 from benchmarks.loads import run_in_loop
 from benchmarks.machine import Others
-from benchmarks.origin import contenders, h2load, load, targets, weights
+from benchmarks.origin import alone, contenders, h2load, load, targets, weights
 from benchmarks.origin.closed_loop import NoAnswerError, Run, Shape
 from benchmarks.origin.contenders import Contender, Files, Workload
 from benchmarks.origin.openloop import open_loop
@@ -173,10 +173,25 @@ class _Round:
         self._running.append(start(contender, self._workload, self._plan, stack))
 
     def _closed(self, cell: str, running: Running) -> None:
+        if not running.contender.loaded:
+            running.metrics.update(self._alone(cell))
+            return
         shape = running.contender.cells().get(cell)
         if shape is not None:
             core = self._plan.core(self._workload)
             running.metrics.update(closed(running, cell, shape, self._plan.seconds, core))
+
+    def _alone(self, cell: str) -> Metrics:
+        plan, workload = self._plan, self._workload
+        core = plan.cores.server if workload.pinned else None
+        reached = alone.measure(
+            plan.files.weights,
+            contenders.CELLS[cell],
+            plan.seconds,
+            core,
+            accelerator=workload.accelerator,
+        )
+        return {f"{metric} {cell}": value for metric, value in reached.items()}
 
     def _opened(self, cell: str, running: Running) -> None:
         rate = running.contender.open_loops(self._workload).get(cell)

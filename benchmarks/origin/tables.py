@@ -52,7 +52,8 @@ def figures(spreads: Spreads, cell: str) -> str:
         return NOT_MEASURED
     rate = f"{spreads[f'throughput {cell}'].median:,.0f}"
     p50, p99 = (_milliseconds(spreads[f"{name} {cell}"]) for name in ("p50", "p99"))
-    mark = MARK if cell in CELLS and limited_by_load(spreads, cell) else ""
+    loaded = f"load_busy {cell}" in spreads
+    mark = MARK if loaded and limited_by_load(spreads, cell) else ""
     return f"{rate}, {p50} / {p99}{mark}"
 
 
