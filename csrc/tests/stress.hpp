@@ -1,4 +1,5 @@
-// What the stress test's threads share: rows with known answers, and an account of every request.
+// What the stress tests share: configurations from seeds, rows with known answers, an account of
+// every request, and how an engine is closed.
 #pragma once
 
 #include <algorithm>
@@ -6,6 +7,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
@@ -200,6 +203,35 @@ struct Account {
     }
 };
 
+/// Enters how a request ended if no model ran for it, or none that was waited for. False: its
+/// outcome is the model's.
+inline bool enter_unanswered(Account& account, const Batch& batch, std::uint32_t index,
+                             Nanos deadline) {
+    switch (batch.slot(index)) {
+        case SlotState::Queued:
+            CHECK(false, "a batch that is done leaves nobody queued");
+            return true;
+        case SlotState::Cancelled:
+            ++account.cancelled;
+            return true;
+        case SlotState::Expired:
+            CHECK(deadline <= SteadyClock::instance().now(), "not before its deadline");
+            ++account.expired;
+            return true;
+        case SlotState::Refused:
+            CHECK(account.refusing.load(), "refused only after close(drain=False)");
+            ++account.closed;
+            return true;
+        case SlotState::Claimed:
+            break;
+    }
+    CHECK(batch.done());
+    if (batch.outcome() != Outcome::Abandoned) return false;
+    CHECK(account.abandoning.load());
+    ++account.closed;
+    return true;
+}
+
 /// The answers of all batches; each must come back from the engine once.
 class Tenants {
   public:
@@ -231,35 +263,7 @@ struct Pending {
 
     /// Looks at how it ended and enters that into the account.
     void enter(Account& account) const {
-        switch (batch->slot(index)) {
-            case SlotState::Queued:
-                CHECK(false, "a batch that is done leaves nobody queued");
-                break;
-            case SlotState::Cancelled:
-                ++account.cancelled;
-                break;
-            case SlotState::Expired:
-                CHECK(deadline <= SteadyClock::instance().now(), "not before its deadline");
-                ++account.expired;
-                break;
-            case SlotState::Refused:
-                CHECK(account.refusing.load(), "refused only after close(drain=False)");
-                ++account.closed;
-                break;
-            case SlotState::Claimed:
-                enter_outcome(account);
-                break;
-        }
-    }
-
-  private:
-    void enter_outcome(Account& account) const {
-        CHECK(batch->done());
-        if (batch->outcome() == Outcome::Abandoned) {
-            CHECK(account.abandoning.load());
-            ++account.closed;
-            return;
-        }
+        if (enter_unanswered(account, *batch, index, deadline)) return;
         const std::uint32_t place = batch->row_of(index);
         const auto* answers = static_cast<const Answers*>(batch->outputs.at(0));
         if (batch->outcome() == Outcome::Failed || answers->errors[place] != 0) {
@@ -273,5 +277,60 @@ struct Pending {
         ++account.completed;
     }
 };
+
+// -- ends --
+
+inline void close(Engine& engine, Account& account, Ending ending) {
+    account.refusing = ending != Ending::Drain;
+    account.abandoning = ending == Ending::Abandon;
+    if (ending == Ending::Drain || ending == Ending::DrainThenRefuse) {
+        engine.close(/*drain=*/true);
+        std::this_thread::yield();
+    }
+    if (ending != Ending::Drain) engine.close(/*drain=*/false);
+    if (ending == Ending::Abandon) {
+        engine.abandon_running();
+        std::this_thread::yield();
+        engine.abandon_running();
+    }
+}
+
+/// Closes after some of the requests, or when `stopping` says that there are no more.
+inline void close_early(Engine& engine, Account& account, const Config& config,
+                        const std::atomic<bool>& stopping) {
+    Random random(config.seed + 6);
+    const std::uint64_t enough = random() % (std::uint64_t{config.requests} * config.producers);
+    while (account.submitted < enough && !stopping) {
+        std::this_thread::sleep_for(std::chrono::microseconds(random() % 100));
+    }
+    close(engine, account, config.ending);
+}
+
+// -- the program --
+
+/// Runs a test of each configuration: PROGRAM [seed [configurations [requests]]]; the environment's
+/// TIDEGATE_STRESS_SCALE multiplies their number.
+template <typename Test>
+int run_configurations(int argc, char** argv, unsigned configurations, unsigned requests,
+                       Config (*config_of)(unsigned seed, unsigned requests)) {
+    const auto argument = [argc, argv](int index, unsigned otherwise) {
+        if (index >= argc) return otherwise;
+        return static_cast<unsigned>(std::strtoul(argv[index], nullptr, 10));
+    };
+    const unsigned seed = argument(1, 1);
+    configurations = argument(2, configurations);
+    requests = argument(3, requests);
+    if (const char* scale = std::getenv("TIDEGATE_STRESS_SCALE")) {
+        configurations *= static_cast<unsigned>(std::strtoul(scale, nullptr, 10));
+    }
+    for (unsigned number = 0; number < configurations; ++number) {
+        fail_if_hung();
+        const Config config = config_of(seed + number, requests);
+        context = config.description();
+        Test(config).run();
+    }
+    std::printf("%u configurations from seed %u\n", configurations, seed);
+    return 0;
+}
 
 }  // namespace tidegate::testing

@@ -34,11 +34,12 @@ class Stress {
         }
         helpers.emplace_back([this] { cancel_for_others(); });
         if (config_.resize) helpers.emplace_back([this] { resize(); });
-        if (config_.close_early) helpers.emplace_back([this] { close_early(); });
+        if (config_.close_early)
+            helpers.emplace_back([this] { close_early(engine_, account_, config_, stopping_); });
         for (std::thread& producer : producers) producer.join();
         stopping_ = true;
         for (std::thread& helper : helpers) helper.join();
-        if (!config_.close_early) close();
+        if (!config_.close_early) close(engine_, account_, config_.ending);
         CHECK(engine_.wait_drained(kNever));
         stopping_inline_ = true;
         for (std::thread& thread : executors_) thread.join();
@@ -322,31 +323,6 @@ class Stress {
         }
     }
 
-    void close_early() {
-        Random random(config_.seed + 6);
-        const std::uint64_t enough =
-            random() % (std::uint64_t{config_.requests} * config_.producers);
-        while (account_.submitted < enough && !stopping_) {
-            std::this_thread::sleep_for(std::chrono::microseconds(random() % 100));
-        }
-        close();
-    }
-
-    void close() {
-        account_.refusing = config_.ending != Ending::Drain;
-        account_.abandoning = config_.ending == Ending::Abandon;
-        if (config_.ending == Ending::Drain || config_.ending == Ending::DrainThenRefuse) {
-            engine_.close(/*drain=*/true);
-            std::this_thread::yield();
-        }
-        if (config_.ending != Ending::Drain) engine_.close(/*drain=*/false);
-        if (config_.ending == Ending::Abandon) {
-            engine_.abandon_running();
-            std::this_thread::yield();
-            engine_.abandon_running();
-        }
-    }
-
     void check_ends() {
         const Statistics statistics = engine_.statistics();
         account_.compare(statistics);
@@ -383,24 +359,8 @@ class Stress {
     std::vector<std::pair<Batch*, std::uint32_t>> victims_;  // retained; under victims_mutex_
 };
 
-unsigned argument(int argc, char** argv, int index, unsigned otherwise) {
-    return index < argc ? static_cast<unsigned>(std::strtoul(argv[index], nullptr, 10)) : otherwise;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-    const unsigned seed = argument(argc, argv, 1, 1);
-    unsigned configurations = argument(argc, argv, 2, 100);
-    const unsigned requests = argument(argc, argv, 3, 2'500);
-    if (const char* scale = std::getenv("TIDEGATE_STRESS_SCALE")) {
-        configurations *= static_cast<unsigned>(std::strtoul(scale, nullptr, 10));
-    }
-    for (unsigned number = 0; number < configurations; ++number) {
-        fail_if_hung();
-        const Config config = random_config(seed + number, requests);
-        context = config.description();
-        Stress(config).run();
-    }
-    std::printf("%u configurations from seed %u\n", configurations, seed);
+    return run_configurations<Stress>(argc, argv, 100, 2'500, random_config);
 }

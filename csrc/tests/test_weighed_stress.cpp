@@ -119,11 +119,12 @@ class WeighedStress {
             producers.emplace_back([this, number] { produce(number); });
         }
         if (config_.resize) helpers.emplace_back([this] { change_policy(); });
-        if (config_.close_early) helpers.emplace_back([this] { close_early(); });
+        if (config_.close_early)
+            helpers.emplace_back([this] { close_early(engine_, account_, config_, stopping_); });
         for (std::thread& producer : producers) producer.join();
         stopping_ = true;
         for (std::thread& helper : helpers) helper.join();
-        if (!config_.close_early) close();
+        if (!config_.close_early) close(engine_, account_, config_.ending);
         CHECK(engine_.wait_drained(kNever));
         stopping_inline_ = true;
         for (std::thread& thread : models) thread.join();
@@ -283,35 +284,14 @@ class WeighedStress {
 
     /// Looks at how a request ended and enters that into the account.
     void enter(const Asked& request) {
-        switch (request.batch->slot(request.index)) {
-            case SlotState::Queued:
-                CHECK(false, "a batch that is done leaves nobody queued");
-                return;
-            case SlotState::Cancelled:
-                ++account_.cancelled;
-                return;
-            case SlotState::Expired:
-                CHECK(request.deadline <= engine_.clock().now(), "not before its deadline");
-                ++account_.expired;
-                return;
-            case SlotState::Refused:
-                CHECK(account_.refusing.load(), "refused only after close(drain=False)");
-                ++account_.closed;
-                return;
-            case SlotState::Claimed:
-                break;
-        }
-        if (request.batch->outcome() == Outcome::Abandoned) {
-            CHECK(account_.abandoning.load());
-            ++account_.closed;
-            return;
-        }
-        if (request.batch->outcome() == Outcome::Failed) {
+        const Batch& batch = *request.batch;
+        if (enter_unanswered(account_, batch, request.index, request.deadline)) return;
+        if (batch.outcome() == Outcome::Failed) {
             ++account_.failed;
             return;
         }
-        const auto* answers = static_cast<const RowAnswers*>(request.batch->outputs.at(0));
-        const auto& answer = answers->rows[request.batch->row_of(request.index)];
+        const auto* answers = static_cast<const RowAnswers*>(batch.outputs.at(0));
+        const auto& answer = answers->rows[batch.row_of(request.index)];
         CHECK_EQUAL(answer.plain.key, request.plain.key);
         CHECK_EQUAL(answer.tokens.size(), request.plain.length);
         for (std::uint32_t position = 0; position < request.plain.length; ++position) {
@@ -330,26 +310,6 @@ class WeighedStress {
             if (config_.kind == Kind::Inline) policy.max_queue_delay = 0;
             engine_.set_policy(policy);
         }
-    }
-
-    void close_early() {
-        Random random(config_.seed + 6);
-        const std::uint64_t enough =
-            random() % (std::uint64_t{config_.requests} * config_.producers);
-        while (account_.submitted < enough && !stopping_) {
-            std::this_thread::sleep_for(std::chrono::microseconds(random() % 100));
-        }
-        close();
-    }
-
-    void close() {
-        account_.refusing = config_.ending != Ending::Drain;
-        account_.abandoning = config_.ending == Ending::Abandon;
-        if (config_.ending == Ending::Drain || config_.ending == Ending::DrainThenRefuse) {
-            engine_.close(/*drain=*/true);
-        }
-        if (config_.ending != Ending::Drain) engine_.close(/*drain=*/false);
-        if (config_.ending == Ending::Abandon) engine_.abandon_running();
     }
 
     void check_ends() {
@@ -393,24 +353,8 @@ Config config_of(unsigned seed, unsigned requests) {
     return config;
 }
 
-unsigned argument(int argc, char** argv, int index, unsigned otherwise) {
-    return index < argc ? static_cast<unsigned>(std::strtoul(argv[index], nullptr, 10)) : otherwise;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-    const unsigned seed = argument(argc, argv, 1, 1);
-    unsigned configurations = argument(argc, argv, 2, 40);
-    const unsigned requests = argument(argc, argv, 3, 1'500);
-    if (const char* scale = std::getenv("TIDEGATE_STRESS_SCALE")) {
-        configurations *= static_cast<unsigned>(std::strtoul(scale, nullptr, 10));
-    }
-    for (unsigned number = 0; number < configurations; ++number) {
-        fail_if_hung();
-        const Config config = config_of(seed + number, requests);
-        context = config.description();
-        WeighedStress(config).run();
-    }
-    std::printf("%u configurations from seed %u\n", configurations, seed);
+    return run_configurations<WeighedStress>(argc, argv, 40, 1'500, config_of);
 }
