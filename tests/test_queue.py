@@ -197,6 +197,18 @@ def test_cancelled_rows_do_not_count_as_waiting(model: Gated, batcher: Batcher) 
     assert now.submitted == now.cancelled + now.queue_depth + 1
 
 
+def test_a_cancelled_row_has_its_place_until_its_batch_is_taken(model: Gated) -> None:
+    with Batcher(model, max_queue_size=2, caller_runs=False) as batcher:
+        occupy(batcher, model)
+        for future in [batcher.submit(ROW) for _ in range(2)]:
+            assert future.cancel()
+        with pytest.raises(QueueFullError):
+            batcher.submit(ROW)
+        model.gate.set()
+        until(lambda: batcher.statistics().executors[0].state == "idle")
+        np.testing.assert_array_equal(batcher.submit(ROW).result(PATIENCE), 2 * ROW)
+
+
 @pytest.mark.parametrize("overflow", ["reject", "block"])
 def test_submit_never_waits(overflow: Any, model: Gated) -> None:
     with Batcher(model, max_queue_size=2, overflow=overflow, caller_runs=False) as batcher:
