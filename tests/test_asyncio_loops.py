@@ -180,13 +180,14 @@ def test_eager_tasks_get_their_answers(new_loop: NewLoop, model: Gated) -> None:
         loop.close()
 
 
-def test_tasks_of_another_kind_get_their_answers(run: Run) -> None:
+def test_tasks_of_another_kind_get_their_answers(run: Run, model: Gated) -> None:
     """Tasks written in Python, which are not resumed in the short way."""
     python_task: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        async with Batcher(lambda rows: rows * 2) as batcher:
+        async with Batcher(model) as batcher:
+            model.gate.set()
 
             async def ask(number: int) -> Any:
                 return await batcher.submit(ROW + number)
@@ -194,6 +195,7 @@ def test_tasks_of_another_kind_get_their_answers(run: Run) -> None:
             tasks = [python_task(ask(number), loop=loop) for number in range(20)]
             for number, task in enumerate(tasks):
                 np.testing.assert_array_equal(await task, 2 * (ROW + number))
+            model.gate.clear()
             batch = [python_task(ask(number), loop=loop) for number in range(3)]
             await turns(1)
             for task in batch:
@@ -201,6 +203,7 @@ def test_tasks_of_another_kind_get_their_answers(run: Run) -> None:
             for task in batch:
                 with pytest.raises(asyncio.CancelledError):
                     await task
+            model.gate.set()
 
     run(main())
 

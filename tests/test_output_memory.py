@@ -95,8 +95,9 @@ def test_a_model_may_answer_with_what_it_was_given(view: Any, outputs: Any) -> N
 @pytest.mark.parametrize("outputs", ["auto", "view", "copy"])
 def test_a_caller_may_write_to_its_answer_without_harm_to_others(model: Any, outputs: Any) -> None:
     with Batcher(model, outputs=outputs) as batcher:
+        alone = batcher(ROW)  # a batch of one row
         futures = [batcher.submit(ROW) for _ in range(8)]
-        answers = [future.result(PATIENCE) for future in futures]
+        answers = [alone, *(future.result(PATIENCE) for future in futures)]
         parts = [
             part
             for answer in answers

@@ -94,6 +94,9 @@ cdef extern from "numpy/arrayobject.h":
     int PyArray_ISALIGNED(cnp.ndarray)
     int PyDataType_REFCHK(cnp.dtype)
 
+# NumPy's flag of arrays that warn when they are written to; its headers keep it to themselves.
+cdef enum:
+    WARNS_ON_WRITE = 1 << 31
 # Rows larger than this are copied with the GIL released.
 cdef enum:
     LARGE_ROW = 65536

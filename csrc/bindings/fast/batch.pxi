@@ -232,7 +232,9 @@ cdef class BatchState:
                                     cnp.PyArray_DIMS(<cnp.ndarray>array))
         cdef bint shared_rows = (cnp.PyArray_DIM(<cnp.ndarray>array, 0) > 1
                                  and cnp.PyArray_STRIDE(<cnp.ndarray>array, 0) == 0)
-        if alone and not shared_rows and _ours_alone(array, staging):
+        # What np.broadcast_arrays() answers warns whoever writes to it, or to a view of it.
+        cdef bint warns = cnp.PyArray_FLAGS(<cnp.ndarray>array) & WARNS_ON_WRITE
+        if alone and not shared_rows and not warns and _ours_alone(array, staging):
             return array
         return cnp.PyArray_NewCopy(<cnp.ndarray>array, cnp.NPY_CORDER)
 
