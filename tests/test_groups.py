@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -228,3 +229,95 @@ def test_keys_that_change_later_do_not_stop_others() -> None:
         for number in range(300):
             np.testing.assert_array_equal(batcher(row_of(number)), 2 * row_of(number))
             made[-1].value += 1_000_000
+
+
+class Busy:
+    """A key whose hash takes long enough for others to submit; here they do it `during` that."""
+
+    def __init__(self, value: int, during: Callable[[int], None]) -> None:
+        self.value = value
+        self._during = during
+
+    def __hash__(self) -> int:
+        """By its value, and not at once."""
+        self._during(self.value)
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        """By its value."""
+        return isinstance(other, Busy) and other.value == self.value
+
+
+def test_a_group_that_comes_back_while_its_lane_is_given_away_stays_alone() -> None:
+    model = Holding(checked)
+    model.gate.set()
+    back: list[Any] = []
+    asked = 0
+
+    def during(value: int) -> None:
+        nonlocal asked
+        if asked and value != asked:  # the key of a group that is to make place
+            asked = 0
+            back.append((value, batcher.submit(row_of(value))))
+
+    with Batcher(
+        model, group_key=lambda row: Busy(int(row[0]), during), caller_runs=False
+    ) as batcher:
+        for value in range(1, 100):
+            assert answers([batcher.submit(row_of(value))]) == [[value, 0]]
+            model.await_entry()
+        model.gate.clear()
+        occupied = batcher.submit(row_of(1000))
+        model.await_entry()
+        asked = 1001
+        new = batcher.submit(row_of(1001))
+        model.gate.set()
+        ((value, future),) = back
+        assert answers([occupied, new, future]) == [[1000, 0], [1001, 0], [value, 0]]
+
+
+def test_two_that_make_a_group_of_one_key_share_it() -> None:
+    model = Holding(checked)
+    futures: list[Any] = []
+    hashed = 0
+
+    def during(value: int) -> None:
+        nonlocal hashed
+        if value != 7:
+            return
+        hashed += 1
+        if hashed == 3:  # is it hashable, is there a group, make one
+            futures.append(batcher.submit(row_of(7, 1)))
+
+    with Batcher(
+        model, group_key=lambda row: Busy(int(row[0]), during), caller_runs=False
+    ) as batcher:
+        occupied = batcher.submit(row_of(1))
+        model.await_entry()
+        futures.append(batcher.submit(row_of(7, 2)))
+        model.gate.set()
+        assert answers([occupied, *futures]) == [[1, 0], [7, 1], [7, 2]]
+    assert [len(batch) for batch in model.batches] == [1, 2]
+
+
+def test_groups_may_be_given_up_while_one_is_looked_for() -> None:
+    made: list[Busy] = []
+    hashed = 0
+
+    def during(value: int) -> None:
+        nonlocal hashed
+        hashed += value == 500
+        if value == 500 and hashed == 2:  # it is being looked for
+            np.testing.assert_array_equal(batcher(row_of(501)), 2 * row_of(501))
+
+    def group_key(row: Any) -> Any:
+        made.append(Busy(int(row[0]), during))
+        return made[-1]
+
+    with Batcher(checked, group_key=group_key) as batcher:
+        for value in range(100):
+            np.testing.assert_array_equal(batcher(row_of(value)), 2 * row_of(value))
+        for key in made:
+            key.value += 1_000_000  # so that none is found again
+        np.testing.assert_array_equal(batcher(row_of(500)), 2 * row_of(500))
+    assert hashed > 2

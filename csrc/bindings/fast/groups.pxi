@@ -21,7 +21,9 @@ cdef enum:
 
 
 cdef class Group:
-    """The lane of one key."""
+    """The lane of one key, and of nobody else: it is among the groups or the loose ones of a
+    Grouping, or in the hands of the thread that took it from there.
+    """
     cdef Lane* lane
     cdef object key
 
@@ -45,6 +47,7 @@ cdef class Grouping:
     cdef vector[int64_t] buckets
     cdef int64_t max_tokens
     cdef dict groups            # Group by key, the oldest first
+    cdef list loose             # Groups that no key leads to any more
     cdef list spare             # Staging that no lane has, the oldest first
     cdef uint32_t longest       # tokens of the longest request so far, rounded up
     cdef dict layouts           # Layout by (capacity, tokens)
@@ -60,6 +63,7 @@ cdef class Grouping:
         self.longest = 16 if max_tokens is None else max_tokens
         self.max_tokens = MOST_TOKENS if max_tokens is None else max_tokens
         self.groups = {}
+        self.loose = []
         self.spare = []
         self.layouts = {}
 
@@ -123,25 +127,53 @@ cdef class Grouping:
             "must stay the same", expected="a key whose hash stays the same", given=_describe(key))
 
     cdef int make_group(self, Session session, object key) except -1:
-        cdef Group group = None
-        cdef Group made = Group.__new__(Group)
+        """Makes a group of `key`, unless others are in the way: then the caller looks again."""
+        cdef Group made = Group.__new__(Group), kept = None
+        made.lane = self.unused_lane(session)
+        if made.lane == NULL:
+            return 0
+        made.key = key
+        try:
+            # Keys may run Python code, and that other threads: the first group of a key stays.
+            kept = self.groups.setdefault(key, made)
+        finally:
+            if kept is not made:
+                self.loose.append(made)
+        return 0
+
+    cdef Lane* unused_lane(self, Session session) except? NULL:
+        """A lane of which nothing waits, now the caller's; NULL if others were quicker."""
+        cdef Group group = None, found
+        cdef Py_ssize_t i
+        for i in range(len(self.loose)):
+            group = self.loose[i]
+            if session.w.is_empty(session.engine, group.lane):
+                del self.loose[i]
+                return group.lane
+        group = None
         if len(self.groups) >= KEPT_GROUPS:
             for other in self.groups.values():
                 if session.w.is_empty(session.engine, (<Group>other).lane):
                     group = other
                     break
         if group is None:
-            made.lane = session.schema.make_lane(session.w, session.engine, True)
-        else:
-            # A new object: whoever has the old one may still look whose it is.
-            made.lane = group.lane
-            if self.groups.pop(group.key, None) is not group:
-                # Another thread was quicker, or the key has got another hash meanwhile.
-                self.groups = {(<Group>other).key: other for other in list(self.groups.values())
-                               if other is not group}
+            return session.schema.make_lane(session.w, session.engine, True)
+        found = self.groups.pop(group.key, None)
+        if found is group and session.w.is_empty(session.engine, group.lane):
+            return group.lane
+        if found is not None:
+            self.loose.append(found)  # somebody came back to it while its key was looked up
+        if found is not group and group in self.groups.values():
+            self.forget_keys()
+        return NULL
+
+    cdef int forget_keys(self) except -1:
+        """Gives up all groups, when some key has got another hash and cannot be looked up."""
+        while self.groups:
+            try:
+                self.loose.append(self.groups.popitem()[1])
+            except KeyError:  # another thread does the same
                 return 0
-        made.key = key
-        self.groups[key] = made
         return 0
 
     cdef int add_buffer(self, Session session, Lane* lane, uint32_t room) except -1:
