@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.gated import PATIENCE, Gated, Holding
+from tests.gated import PATIENCE, Gated, Holding, in_thread
 from tests.helpers import identity, rows_of
 from tidegate import (
     Batcher,
@@ -17,7 +17,7 @@ from tidegate import (
     PerToken,
     TensorSpec,
 )
-from tidegate._shaping import split
+from tidegate._shaping import Shaper, split
 
 TOKENS = TensorSpec((None,), np.int64)
 SIZES = st.sets(st.integers(1, 40), min_size=1, max_size=6).map(sorted)
@@ -84,6 +84,26 @@ def test_every_row_is_in_one_part_of_an_allowed_size(
 )
 def test_only_allowed_sizes_reach_the_model(count: int, policy: Any, seen: list[int]) -> None:
     assert sizes_seen(count, policy, [2, 4, 8]) == seen
+
+
+def test_rows_that_come_while_the_first_says_what_they_look_like_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever is between the request and its place may have to wait for the GIL."""
+    set_spec = Shaper._set_spec
+    others: list[Any] = []
+
+    def slow(self: Shaper, spec: Any) -> None:
+        if not others:
+            others.append(None)
+            others[0] = in_thread(lambda: batcher.submit(rows_of(1)[0]).result(PATIENCE))
+            others[0].join(0.2)
+        set_spec(self, spec)
+
+    monkeypatch.setattr(Shaper, "_set_spec", slow)
+    with Batcher(lambda rows: rows * 2, max_batch_size=4, allowed_batch_sizes=[4]) as batcher:
+        np.testing.assert_array_equal(batcher(rows_of(1)[0]), 2 * rows_of(1)[0])
+        np.testing.assert_array_equal(others[0].outcome(), 2 * rows_of(1)[0])
 
 
 def test_added_rows_are_copies_of_the_first() -> None:

@@ -8,6 +8,7 @@ extension module.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -101,10 +102,15 @@ class Shaper:
         self._padding_value = padding_value
         self._count: Callable[[int, int, int], None] = _uncounted
         if spec is not None:
-            self.set_spec(spec)
+            self._set_spec(spec)
 
-    def set_spec(self, spec: Spec) -> None:
-        """Says what one request looks like, where it was not known from the start."""
+    def for_spec(self, spec: Spec) -> Shaper:
+        """The same for requests of which it was not known from the start what they look like."""
+        known = copy.copy(self)
+        known._set_spec(spec)
+        return known
+
+    def _set_spec(self, spec: Spec) -> None:
         self.spec = spec
         self._specs = leaves(spec)
         self._fills = [

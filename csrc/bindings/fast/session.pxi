@@ -78,14 +78,15 @@ cdef class Session:
             self.lane = schema.make_lane(self.w, self.engine, False)
         self.laid_out = self.laid_out or schema.ragged >= 0
         self.schema = schema
-        if self.shaper is not None and schema.spec is not None:
-            self.shaper.set_spec(schema.spec)
         return 0
 
     cdef int learn_schema(self, object request) except -1:
         """Takes the schema from the first request. The GIL may change hands while it is read."""
         schema = Schema(infer_spec(request))
+        shaper = None if self.shaper is None else self.shaper.for_spec(schema.spec)
         if self.schema is None:
+            # Both at once: whoever sees the schema may submit, and an executor run the batch.
+            self.shaper = shaper
             self._set_schema(schema)
         return 0
 
