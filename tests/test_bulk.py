@@ -186,6 +186,27 @@ def test_a_caller_may_write_to_the_answer_of_many_rows() -> None:
         np.testing.assert_array_equal(second.result(PATIENCE), rows_of(3))
 
 
+@pytest.mark.parametrize("kind", ["array", "tuple", "mapping"])
+def test_answers_of_batches_that_differ_come_as_a_list(kind: str) -> None:
+    def model(rows: Any) -> Any:
+        wide = np.repeat(rows, len(rows), axis=1)
+        if kind == "array":
+            return wide
+        return (rows, wide) if kind == "tuple" else {"rows": rows, "wide": wide}
+
+    with Batcher(model, max_batch_size=3, caller_runs=False, max_queue_delay=0.05) as batcher:
+        answer = batcher.submit_many(rows_of(4)).result(PATIENCE)
+        assert isinstance(answer, list)
+        for number, (row, each) in enumerate(zip(rows_of(4), answer, strict=True)):
+            wide = np.repeat(row, 3 if number < 3 else 1)
+            if kind == "array":
+                np.testing.assert_array_equal(each, wide)
+                continue
+            parts = each if kind == "tuple" else (each["rows"], each["wide"])
+            np.testing.assert_array_equal(parts[0], row)
+            np.testing.assert_array_equal(parts[1], wide)
+
+
 def test_many_rows_fail_with_the_first_error_of_any() -> None:
     def model(items: list[int]) -> list[Any]:
         return [ValueError(item) if item in (13, 17) else item for item in items]

@@ -299,6 +299,20 @@ cdef class BatchState:
             return tuple(parts) if self.row_type is None else self.row_type._make(parts)
         return {key: self.part_of(part, row) for key, part in (<dict>self.outputs).items()}
 
+    cdef bint alike(self, BatchState other) except -1:
+        """True if rows of both batches can be joined to one array for each output."""
+        if self is other:
+            return True
+        if self.kind != other.kind:
+            return False
+        if self.kind == ARRAY_OUTPUT:
+            return self.outputs.shape[1:] == other.outputs.shape[1:]
+        if self.kind == TUPLE_OUTPUT:
+            return ([part.shape[1:] for part in self.outputs]
+                    == [part.shape[1:] for part in other.outputs])
+        return ({key: part.shape[1:] for key, part in self.outputs.items()}
+                == {key: part.shape[1:] for key, part in other.outputs.items()})
+
     cdef object failure(self, Outcome outcome):
         """A new exception for one caller: a shared one would collect everybody's tracebacks."""
         if outcome == Outcome.Failed:

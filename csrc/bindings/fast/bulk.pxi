@@ -75,8 +75,8 @@ cdef class BulkFuture(Future):
         batch = batches[0]
         # A list also when the model answers one batch so and another otherwise, or rows of which
         # each has an own length.
-        if batch.kind == LIST_OUTPUT or any([(<BatchState>part).kind != batch.kind
-                                             or (<BatchState>part).by_token for part in batches]):
+        if batch.kind == LIST_OUTPUT or any([(<BatchState>part).by_token
+                                             or not batch.alike(part) for part in batches]):
             answers = []
             for i in range(self.parts.size()):
                 batch = batches[i]
