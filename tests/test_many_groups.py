@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,50 @@ def test_the_queue_is_shared_by_all_groups() -> None:
         answers([first, *futures])
         until(lambda: batcher.statistics().queue_depth == 0)
         answers([batcher.submit_many(np.array([row_of(1), row_of(2)]))])
+
+
+class Late:
+    """A key whose hash takes long enough for others to submit; here they do it `during` that."""
+
+    def __init__(self, value: int, during: Callable[[int], None]) -> None:
+        self.value = value
+        self._during = during
+
+    def __hash__(self) -> int:
+        """By its value, and not at once."""
+        self._during(self.value)
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        """By its value."""
+        return isinstance(other, Late) and other.value == self.value
+
+
+def test_of_many_rows_that_find_no_room_none_is_left_behind() -> None:
+    model = Holding(checked)
+    others: list[Any] = []
+    hashed = 0
+
+    def during(value: int) -> None:
+        nonlocal hashed
+        hashed += value == 3
+        if value == 3 and hashed == 2:  # the first two rows are in, and the model gets one of them
+            model.await_entry()
+            others.extend(batcher.submit(row_of(9)) for _ in range(3))
+
+    with Batcher(
+        model,
+        group_key=lambda row: Late(int(row[0]), during),
+        max_batch_size=1,
+        max_queue_size=4,
+        caller_runs=False,
+    ) as batcher:
+        with pytest.raises(QueueFullError):
+            batcher.submit_many([row_of(1), row_of(2), row_of(3)])
+        model.gate.set()
+        assert answers(others) == [[9, 0]] * 3
+    assert batcher.statistics().cancelled == 1
+    assert [int(batch[0, 0]) for batch in model.batches] == [1, 9, 9, 9]
 
 
 def test_nobody_waits_for_more_rows_while_the_queue_is_full() -> None:

@@ -115,7 +115,6 @@ cdef class BulkFuture(Future):
         As with one row, a thread's request of which the model has begun a part is too late.
         """
         cdef BatchState batch
-        cdef Session session
         cdef size_t i
         cdef uint32_t row
         if self.channel is None:
@@ -125,6 +124,15 @@ cdef class BulkFuture(Future):
                     if batch.session.w.batch_slot(
                             batch.core, self.parts[i].slot + row) != SlotState.Queued:
                         return False
+        self.take_back()
+        return True
+
+    cdef int take_back(self) except -1:
+        """Takes out all rows that still wait."""
+        cdef BatchState batch
+        cdef Session session
+        cdef size_t i
+        cdef uint32_t row
         for i in range(self.parts.size()):
             batch = self.batches[i]
             session = batch.session
@@ -132,7 +140,7 @@ cdef class BulkFuture(Future):
                 if session.w.batch_settle(session.engine, batch.core, self.parts[i].slot + row,
                                           SlotState.Cancelled) and batch.rows is not None:
                     batch.rows[self.parts[i].slot + row] = None
-        return True
+        return 0
 
     cdef int wait_native(self, Session session, int64_t deadline) except -1:
         cdef WaitResult result

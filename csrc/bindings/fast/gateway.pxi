@@ -337,7 +337,7 @@ cdef class Gateway:
             try:
                 batch = self.enter_weighed(rows[row], &load, keys[row], deadline, &reservation, k)
             except BaseException:
-                future.withdraw()
+                future.take_back()
                 raise
             future.add_part(batch, reservation.index, 1)
             session.w.commit(session.engine, load.lane, &reservation)
@@ -373,6 +373,6 @@ cdef class Gateway:
             session.w.commit(session.engine, session.lane, &reservation)
             done += reservation.count
         if status != Status.Ok:
-            future.withdraw()
+            future.take_back()
             raise session.refusal(status, k)
         return 0
