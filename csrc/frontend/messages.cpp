@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "protobuf.hpp"
+#include "tidegate/clock.hpp"
 
 namespace tidegate::frontend {
 
@@ -91,7 +92,8 @@ bool read_parameter(std::string_view message, InferRequest& request) noexcept {
         return false;  // another type: Python says what it should be
     }
     if (key == "priority") return value <= 1;
-    if (value >> 62 != 0) return false;
+    // What nanoseconds cannot say is for Python: no limit at all, or a negative one.
+    if (value > static_cast<std::uint64_t>(kNever / kMicrosecond)) return false;
     request.timeout_microseconds = static_cast<std::int64_t>(value);
     return true;
 }

@@ -192,6 +192,10 @@ void test_the_timeout_is_read_and_other_parameters_are_not() {
     CHECK(!decode(with("priority", 2, 2), refused), "Python says that there is no such level");
     CHECK(!decode(with("timeout", 1, 1), refused), "a bool");
     CHECK(!decode(with("timeout", 2, ~0ull), refused), "negative");
+    const std::uint64_t most = kNever / kMicrosecond;
+    CHECK(decode(with("timeout", 2, most), other));
+    CHECK(other.timeout_microseconds * kMicrosecond > 0, "does not overflow");
+    CHECK(!decode(with("timeout", 2, most + 1), refused), "Python says what for ever is");
 }
 
 void test_typed_elements_are_checked_against_their_type() {

@@ -282,6 +282,14 @@ def test_a_cancelled_call_never_reaches_the_model(stack: ExitStack, model: Gated
     assert offered.batcher.statistics().rows == 2
 
 
+def test_a_timeout_that_the_clock_cannot_count_is_none(stack: ExitStack) -> None:
+    offered = Offered(stack, double)
+    request = raw_request("m", input=ROW)
+    for forever in (2**63 // 1000, 2**63 // 1000 + 1, 2**61, 2**62 - 1, 2**63 - 1):
+        request.parameters["timeout"].int64_param = forever
+        offered.door.infer(request)
+
+
 def test_a_deadline_that_passes_in_the_queue_ends_the_call(stack: ExitStack, model: Gated) -> None:
     offered = Offered(stack, model, caller_runs=False)
     first = offered.start()[0]
