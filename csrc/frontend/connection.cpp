@@ -88,7 +88,7 @@ void Connection::close_stream(Stream& stream) noexcept {
     if (!stream.answered) requests_.vanished(stream);
     if (!stream.complete) --receiving_;
     --streams_;
-    buffered_ -= stream.body.size();
+    buffered_ -= stream.body.size() + stream.expanded.size();
     (stream.previous != nullptr ? stream.previous->next : first_) = stream.next;
     if (stream.next != nullptr) stream.next->previous = stream.previous;
     if (current_ == &stream) current_ = nullptr;
@@ -176,12 +176,16 @@ void Connection::data(Stream& stream, std::string_view chunk) {
              "a message has at most " + std::to_string(settings_.max_message_bytes) +
                  " bytes, got " + std::to_string(size));
     } else if (buffered_ > settings_.max_connection_bytes) {
-        fail(stream, GrpcStatus::ResourceExhausted,
-             "the messages of one connection have at most " +
-                 std::to_string(settings_.max_connection_bytes) + " bytes together");
+        fail_for_bytes(stream);
     } else if (stream.body.size() > kMessagePrefix + size) {
         fail(stream, GrpcStatus::Internal, "a unary call has one message, got more");
     }
+}
+
+void Connection::fail_for_bytes(Stream& stream) {
+    fail(stream, GrpcStatus::ResourceExhausted,
+         "the messages of one connection have at most " +
+             std::to_string(settings_.max_connection_bytes) + " bytes together");
 }
 
 void Connection::end(Stream& stream) {
@@ -203,7 +207,9 @@ void Connection::end(Stream& stream) {
             return fail(stream, GrpcStatus::Internal,
                         "the message is compressed, and no grpc-encoding says how");
         }
-        if (!decompress(stream.message, settings_.max_message_bytes, stream.expanded)) {
+        const bool whole = decompress(stream.message, settings_.max_message_bytes, stream.expanded);
+        buffered_ += stream.expanded.size();
+        if (!whole) {
             const bool large = stream.expanded.size() > settings_.max_message_bytes;
             return fail(stream, large ? GrpcStatus::ResourceExhausted : GrpcStatus::Internal,
                         large ? "a message has at most " +
@@ -211,6 +217,7 @@ void Connection::end(Stream& stream) {
                                     " bytes, got more when it was decompressed"
                               : std::string("the message cannot be decompressed"));
         }
+        if (buffered_ > settings_.max_connection_bytes) return fail_for_bytes(stream);
         stream.message = stream.expanded;
     } else if (body[0] != 0) {
         return fail(stream, GrpcStatus::Internal, "the message's prefix is malformed");

@@ -77,6 +77,7 @@ class Connection {
     bool headers_end(Stream& stream);
     void data(Stream& stream, std::string_view chunk);
     void end(Stream& stream);
+    void fail_for_bytes(Stream& stream);
     void refuse_http(Stream& stream, const char* status);
     bool count_reset() noexcept;
     void submit(std::int32_t id, const nghttp2_nv* headers, std::size_t count, Stream* body);
@@ -91,7 +92,7 @@ class Connection {
     Stream* current_ = nullptr;  // whose frames come in just now: nghttp2 would have to look it up
     std::size_t streams_ = 0;
     std::size_t receiving_ = 0;  // streams whose request is not complete
-    std::size_t buffered_ = 0;   // bytes of all bodies
+    std::size_t buffered_ = 0;   // bytes of all bodies, and of what they expand to
     std::string out_;            // frames that are to be written
     std::size_t written_ = 0;    // of them
     bool greeted_ = false;       // a request has begun
