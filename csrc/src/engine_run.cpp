@@ -147,6 +147,14 @@ Status Engine::seal(Executor& executor, Taken& taken) noexcept {
     return Status::Ok;
 }
 
+void Engine::decline(Executor& executor) noexcept {
+    Lock lock(mutex_);
+    --promised_;
+    executor.state = ExecutorState::Busy;
+    executor.cycle_start = 0;  // how long it stays away is no run
+    dispatch(lock);
+}
+
 Status Engine::seal_next(Executor& executor, Taken& taken) noexcept {
     const Lock lock(mutex_);
     std::size_t ready = 0;

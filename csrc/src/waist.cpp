@@ -88,6 +88,7 @@ constexpr Waist kWaist = {
                      Executor* executor) noexcept { return engine->await_work(*executor); },
     .seal = [](Engine* engine, Executor* executor,
                Taken* taken) noexcept { return engine->seal(*executor, *taken); },
+    .decline = [](Engine* engine, Executor* executor) noexcept { engine->decline(*executor); },
     .seal_next = [](Engine* engine, Executor* executor,
                     Taken* taken) noexcept { return engine->seal_next(*executor, *taken); },
     .try_take = [](Engine* engine, Executor* executor,

@@ -9,6 +9,7 @@ using namespace tidegate;
 using tidegate::testing::race;
 using tidegate::testing::Request;
 using tidegate::testing::Rig;
+using tidegate::testing::Waiter;
 using Rows = std::vector<std::uint64_t>;
 
 namespace {
@@ -226,6 +227,26 @@ void test_the_oldest_lane_goes_first() {
     CHECK(rig.run(executor) == Rows{1});
 }
 
+void test_a_batch_may_be_left_to_another_executor() {
+    Rig rig(Policy{.caller_runs = false});
+    Waiter first(rig.engine);
+    Waiter second(rig.engine);
+    rig.submit(7);
+    CHECK(first.status() == Status::Ok);
+    CHECK(second.state() == ExecutorState::Idle);
+    rig.engine.decline(first.executor);
+    CHECK(second.status() == Status::Ok);
+    CHECK(rig.run(second.executor) == Rows{7});
+    rig.submit(8);
+    rig.submit(9);
+    CHECK(rig.engine.await_work(first.executor) == Status::Ok, "it may come back");
+    rig.engine.decline(first.executor);
+    CHECK(rig.engine.await_work(second.executor) == Status::Ok, "nobody slept, so nobody was told");
+    CHECK((rig.run(second.executor) == Rows{8, 9}));
+    rig.engine.close(true);
+    rig.check_counters();
+}
+
 }  // namespace
 
 int main() {
@@ -240,4 +261,5 @@ int main() {
     test_times_are_measured_from_submission();
     test_idle_time_is_no_service_time();
     test_the_oldest_lane_goes_first();
+    test_a_batch_may_be_left_to_another_executor();
 }

@@ -32,9 +32,9 @@ class Instance:
         """Runs the model. For whoever holds the instance."""
         return self.model(batch)
 
-    def acquire(self, blocking: bool = True) -> bool:
-        """Takes the instance; with ``blocking=False`` only if it is free."""
-        return self._lock.acquire(blocking)
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Takes the instance; with ``blocking=False`` only if it is free, else within `timeout`."""
+        return self._lock.acquire(blocking, timeout)
 
     def acquire_any(self) -> Instance:
         """Takes this instance or, while it is lent, whichever of the pool is free first."""

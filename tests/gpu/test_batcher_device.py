@@ -206,6 +206,36 @@ def test_each_device_has_an_instance(machine_of: Maker) -> None:
 
 
 @pytest.mark.parametrize("completion", ["thread", "native"])
+def test_an_instance_that_is_lent_runs_nothing_else(machine_of: Maker, completion: Any) -> None:
+    machine_of("lazy", devices=2)
+    where: list[str] = []
+
+    def factory(device: str) -> Callable[[Any], Any]:
+        def model(x: Any) -> Any:
+            where.append(device)
+            return doubled(x)
+
+        return model
+
+    row = np.ones(3, "float32")
+    pool = ModelPool(factory, devices=["cuda:0", "cuda:1"])
+    device = CudaDevice(completion=completion)
+    with Batcher(pool, inputs=ROW, max_batch_size=2, device=device) as batcher, pool.acquire():
+        for future in [batcher.submit(row) for _ in range(40)]:
+            assert future.result(WAITING)[0] == 2
+        assert set(where) == {"cuda:1"}
+        with pool.acquire():
+            waiting = batcher.submit(row)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+        assert waiting.result(WAITING)[0] == 2
+        assert set(where) == {"cuda:1"}
+    with Batcher(pool, inputs=ROW, device=device) as batcher, pool.acquire():
+        assert batcher(row)[0] == 2
+        batcher.close()
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
 @pytest.mark.parametrize("where", ["copy", "model"])
 def test_after_an_error_of_cuda_everything_fails_and_nothing_hangs(
     machine_of: Maker, where: str, completion: Any

@@ -7,6 +7,8 @@
 
 cdef enum:
     MOST_STATUSES = 64
+# An executor whose instance is lent looks this often whether there still is work for it.
+cdef double LENT_SECONDS = 0.05
 
 
 cdef class UnderWay:
@@ -115,11 +117,29 @@ cdef class DeviceRunner(Runner):
             if status == Status.Stop:
                 return 0
             w.got_gil(engine, self.executor, wanted)
-            if w.seal(engine, self.executor, &taken) == Status.Ok:
-                self.start(&taken)
-            elif self.room is not None:
-                self.room.release()
+            if self.lease is not None and not self.lease.acquire(False):
+                self.decline()
+                continue
+            try:
+                if w.seal(engine, self.executor, &taken) == Status.Ok:
+                    self.start(&taken)
+                elif self.room is not None:
+                    self.room.release()
+            finally:
+                if self.lease is not None:
+                    self.lease.release()
             self.interrupt = None
+
+    cdef int decline(self) except -1:
+        """Leaves a batch to the others while our instance is lent: only it is on our device."""
+        with nogil:
+            self.session.w.decline(self.session.engine, self.executor)
+        if self.room is not None:
+            self.room.release()
+        # Not for longer: the others may serve all there is, and the batcher be closed.
+        if self.lease.acquire(timeout=LENT_SECONDS):
+            self.lease.release()
+        return 0
 
     cdef int await_room(self) except -1:
         """Waits until a slot of the lane is free, so that a batch stays open until then."""
@@ -200,15 +220,7 @@ cdef class DeviceRunner(Runner):
         if tracer is not None:
             under_way.span = (tracer, self.begin_span(tracer, taken, batch, rows))
         try:
-            model = self.lease
-            if model is not None:
-                model = model.acquire_any() if not model.acquire(False) else model
-            try:
-                flight = self.lane.start(staging.memory, staging.layout, rows, tokens, longest,
-                                         size)
-            finally:
-                if model is not None:
-                    model.release()
+            flight = self.lane.start(staging.memory, staging.layout, rows, tokens, longest, size)
         finally:
             if tracer is not None:
                 under_way.span = (tracer, tracer.leave(under_way.span[1]))

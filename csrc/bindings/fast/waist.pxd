@@ -134,6 +134,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         CoreExecutor* add_executor(Engine*, ExecutorKind) noexcept nogil
         Status await_work(Engine*, CoreExecutor*) noexcept nogil
         Status seal(Engine*, CoreExecutor*, Taken*) noexcept nogil
+        void decline(Engine*, CoreExecutor*) noexcept nogil
         Status seal_next(Engine*, CoreExecutor*, Taken*) noexcept nogil
         Status try_take(Engine*, CoreExecutor*, Taken*) noexcept nogil
         bint all_committed(const Taken*) noexcept nogil

@@ -101,6 +101,8 @@ class Engine {
     /// Takes the batch that await_work() promised. Called late, with the GIL held, so that all that
     /// came meanwhile rides along. Nothing: somebody else took it.
     Status seal(Executor& executor, Taken& taken) noexcept;
+    /// Leaves the batch that await_work() promised to whoever comes next. \pre instead of seal()
+    void decline(Executor& executor) noexcept;
     /// Takes a full batch if one waits, for an executor that has just run a short one.
     Status seal_next(Executor& executor, Taken& taken) noexcept;
     /// seal() for ExecutorKind::Inline: takes what is there unless it is being run already.

@@ -9,7 +9,7 @@
 namespace tidegate {
 
 /// Name of the capsule, and with it the version of everything below.
-inline constexpr char kCapsuleName[] = "tidegate.waist.4";
+inline constexpr char kCapsuleName[] = "tidegate.waist.5";
 
 struct Waist {
     Nanos (*now)(Engine*) noexcept;
@@ -42,6 +42,7 @@ struct Waist {
     Executor* (*add_executor)(Engine*, ExecutorKind) noexcept;
     Status (*await_work)(Engine*, Executor*) noexcept;  // without the GIL
     Status (*seal)(Engine*, Executor*, Taken*) noexcept;
+    void (*decline)(Engine*, Executor*) noexcept;  // without the GIL
     Status (*seal_next)(Engine*, Executor*, Taken*) noexcept;
     Status (*try_take)(Engine*, Executor*, Taken*) noexcept;
     bool (*all_committed)(const Taken*) noexcept;
