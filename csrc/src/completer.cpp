@@ -42,11 +42,11 @@ void Completer::wait_room(std::uint32_t most) noexcept {
     }
 }
 
-std::size_t Completer::take_statuses(std::int32_t* into, std::size_t most) {
+std::size_t Completer::take_ended(Ended* into, std::size_t most) {
     const std::lock_guard lock(mutex_);
-    const std::size_t count = std::min(most, statuses_.size());
-    std::copy_n(statuses_.begin(), count, into);
-    statuses_.erase(statuses_.begin(), statuses_.begin() + static_cast<std::ptrdiff_t>(count));
+    const std::size_t count = std::min(most, endings_.size());
+    std::copy_n(endings_.begin(), count, into);
+    endings_.erase(endings_.begin(), endings_.begin() + static_cast<std::ptrdiff_t>(count));
     return count;
 }
 
@@ -73,10 +73,11 @@ void Completer::run() noexcept {
             continue;
         }
         const std::int32_t status = calls_.wait(flight.event);
+        const Nanos ended = engine_.clock().now();
         engine_.finish_with_orphans(*flight.executor, flight.taken, status);
         {
             const std::lock_guard lock(mutex_);
-            statuses_.push_back(status);
+            endings_.push_back({status, ended});
             --under_way_;
             ended_.fetch_add(1, std::memory_order_relaxed);
         }

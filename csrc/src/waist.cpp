@@ -123,9 +123,9 @@ constexpr Waist kWaist = {
                         void* event) noexcept { completer->add(*executor, *taken, event); },
     .completer_wait_room = [](Completer* completer,
                               std::uint32_t most) noexcept { completer->wait_room(most); },
-    .completer_take_statuses =
-        [](Completer* completer, std::int32_t* into, std::size_t most) noexcept {
-            return completer->take_statuses(into, most);
+    .completer_take_ended =
+        [](Completer* completer, Ended* into, std::size_t most) noexcept {
+            return completer->take_ended(into, most);
         },
 
     .batch_retain = [](Batch* batch) noexcept { batch->retain(); },

@@ -121,12 +121,12 @@ void test_batches_end_in_order_and_with_their_status() {
         CHECK(batches[0]->outcome() == Outcome::Completed);
         CHECK(batches[1]->outcome() == Outcome::Failed);
         CHECK_EQUAL(batches[1]->model_status(), 700);
-        std::int32_t statuses[4];
-        CHECK_EQUAL(completer.take_statuses(statuses, 1), 1u);
-        CHECK_EQUAL(statuses[0], 0);
-        CHECK_EQUAL(completer.take_statuses(statuses, 4), 1u);
-        CHECK_EQUAL(statuses[0], 700);
-        CHECK_EQUAL(completer.take_statuses(statuses, 4), 0u);
+        Ended endings[4];
+        CHECK_EQUAL(completer.take_ended(endings, 1), 1u);
+        CHECK_EQUAL(endings[0].status, 0);
+        CHECK_EQUAL(completer.take_ended(endings, 4), 1u);
+        CHECK_EQUAL(endings[0].status, 700);
+        CHECK_EQUAL(completer.take_ended(endings, 4), 0u);
         device.reach(events[2]);
     }
     CHECK(batches[2]->done(), "all that was added has ended");
@@ -170,10 +170,10 @@ void test_a_ring_under_way() {
     std::thread executor([&] {
         Completer completer(rows.engine, device.calls());
         std::uint64_t ended = 0;
-        std::int32_t statuses[8];
+        Ended endings[8];
         for (;;) {
             completer.wait_room(kDepth);
-            ended += completer.take_statuses(statuses, 8);
+            ended += completer.take_ended(endings, 8);
             CHECK(started - ended < kDepth, "never more than the ring has room for");
             if (rows.engine.await_work(rows.executor) != Status::Ok) break;
             Taken taken;

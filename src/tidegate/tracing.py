@@ -7,6 +7,7 @@ needs nothing.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from tidegate._chrome_trace import write_chrome_trace
@@ -117,8 +118,17 @@ class _Tracer:
             _logger.exception("the context of a span of %r stays", self._name)
         return span, None
 
-    def end(self, begun: tuple[Span, Any], error: BaseException | None, failed_rows: int) -> None:
-        """Ends it, with what the model raised or how many rows failed by themselves."""
+    def end(
+        self,
+        begun: tuple[Span, Any],
+        error: BaseException | None,
+        failed_rows: int,
+        ago: int = 0,
+    ) -> None:
+        """Ends it, with what the model raised or how many rows failed by themselves.
+
+        `ago` are nanoseconds since the batch ended, if that is known only now.
+        """
         span, token = begun
         try:
             if token is not None:
@@ -132,10 +142,10 @@ class _Tracer:
         except Exception:
             _logger.exception("a span of %r is incomplete", self._name)
         finally:
-            self._end(span)
+            self._end(span, ago)
 
-    def _end(self, span: Span) -> None:
+    def _end(self, span: Span, ago: int) -> None:
         try:
-            span.end()
+            span.end(time.time_ns() - ago if ago else None)
         except Exception:
             _logger.exception("a span of %r could not be ended", self._name)

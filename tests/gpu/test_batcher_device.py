@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -324,6 +325,26 @@ def test_every_batch_on_a_device_has_a_span(machine_of: Maker, completion: Any) 
     assert len(spans) == batcher.statistics().batches
     rows = [dict(span.attributes or {})["tidegate.batch.rows"] for span in spans]
     assert sum(int(str(each)) for each in rows) == 50
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
+def test_a_span_ends_with_its_batch_though_no_other_follows(
+    machine_of: Maker, completion: Any
+) -> None:
+    machine_of("lazy")
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    device = CudaDevice(completion=completion)
+    with Batcher(doubled, inputs=ROW, max_batch_size=4, device=device) as batcher:
+        instrument(batcher, provider)
+        assert batcher(np.ones(3, "float32"))[0] == 2
+        answered = time.time_ns()
+        time.sleep(0.1)
+    (span,) = exporter.get_finished_spans()
+    assert span.start_time is not None
+    assert span.end_time is not None
+    assert span.start_time <= span.end_time < answered + 50_000_000
 
 
 def test_graphs_are_used_until_their_model_is_swapped(machine_of: Maker) -> None:

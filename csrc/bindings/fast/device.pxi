@@ -6,7 +6,7 @@
 # (completer.hpp).
 
 cdef enum:
-    MOST_STATUSES = 64
+    MOST_ENDED = 64
 # An executor whose instance is lent looks this often whether there still is work for it.
 cdef double LENT_SECONDS = 0.05
 
@@ -154,15 +154,15 @@ cdef class DeviceRunner(Runner):
 
     cdef int note_ended(self) except -1:
         """Lets go of what the native thread has ended."""
-        cdef int32_t statuses[MOST_STATUSES]
-        cdef size_t i, count = MOST_STATUSES
+        cdef Ended endings[MOST_ENDED]
+        cdef size_t i, count = MOST_ENDED
         cdef UnderWay ended
-        while self.completer != NULL and count == MOST_STATUSES:
-            count = self.session.w.completer_take_statuses(self.completer, statuses, MOST_STATUSES)
+        while self.completer != NULL and count == MOST_ENDED:
+            count = self.session.w.completer_take_ended(self.completer, endings, MOST_ENDED)
             for i in range(count):
                 ended = self.flights.popleft()
-                ended.flight.done(statuses[i])
-                self.end_span(ended, ended.flight.error)
+                ended.flight.done(endings[i].status)
+                self.end_span(ended, ended.flight.error, endings[i].when)
         self.session.release_orphans()
         return 0
 
@@ -229,9 +229,13 @@ cdef class DeviceRunner(Runner):
         self.session.w.count_padding(self.session.engine, size - rows, tokens, padding)
         return flight
 
-    cdef int end_span(self, UnderWay under_way, object error) except -1:
+    cdef int end_span(self, UnderWay under_way, object error, int64_t when=kNever) except -1:
+        """Ends a batch's span as of `when`, or of now: an idle executor learns of it late."""
+        cdef int64_t ago = 0
         if under_way.span is not None and under_way.span[1] is not None:
-            under_way.span[0].end(under_way.span[1], error, 0)
+            if when != kNever:
+                ago = self.session.w.now(self.session.engine) - when
+            under_way.span[0].end(under_way.span[1], error, 0, ago)
         under_way.span = None
         return 0
 

@@ -69,6 +69,10 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         double cost
         uint32_t room
 
+    struct Ended:
+        int32_t status
+        int64_t when
+
     struct TokenMemory:
         uint32_t capacity
         int32_t* offsets
@@ -152,7 +156,7 @@ cdef extern from "tidegate/waist.hpp" namespace "tidegate" nogil:
         void completer_delete(Completer*) noexcept nogil
         void completer_add(Completer*, CoreExecutor*, const Taken*, void*) noexcept nogil
         void completer_wait_room(Completer*, uint32_t) noexcept nogil
-        size_t completer_take_statuses(Completer*, int32_t*, size_t) noexcept nogil
+        size_t completer_take_ended(Completer*, Ended*, size_t) noexcept nogil
 
         void batch_retain(Batch*) noexcept nogil
         void batch_release(Batch*) noexcept nogil

@@ -6,7 +6,7 @@
 //
 //   executor: take, start, add() ──▶ completer: wait for the event, finish the batch
 //   executor: wait_room() ◀──────────────────── one more has ended
-//   executor: take_statuses()        lets the device's side go, which takes the GIL
+//   executor: take_ended()           lets the device's side go, which takes the GIL
 #pragma once
 
 #include <atomic>
@@ -34,7 +34,7 @@ class Completer {
     /// Waits until fewer than `most` batches are under way. \pre The GIL is not held.
     void wait_room(std::uint32_t most) noexcept;
     /// How the batches ended that did so since the last call, in order; at most `most` of them.
-    std::size_t take_statuses(std::int32_t* into, std::size_t most);
+    std::size_t take_ended(Ended* into, std::size_t most);
 
   private:
     struct Flight {
@@ -48,10 +48,10 @@ class Completer {
     Engine& engine_;
     const DeviceCalls calls_;
     std::mutex mutex_;
-    std::deque<Flight> flights_;         // started, not waited for; under mutex_
-    std::deque<std::int32_t> statuses_;  // under mutex_
-    std::uint32_t under_way_ = 0;        // under mutex_
-    bool stopping_ = false;              // under mutex_
+    std::deque<Flight> flights_;   // started, not waited for; under mutex_
+    std::deque<Ended> endings_;    // under mutex_
+    std::uint32_t under_way_ = 0;  // under mutex_
+    bool stopping_ = false;        // under mutex_
     // Futex words, changed under mutex_: to wake the waiting thread, and those in wait_room().
     std::atomic<std::uint32_t> added_{0};
     std::atomic<std::uint32_t> ended_{0};

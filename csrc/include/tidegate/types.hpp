@@ -82,6 +82,12 @@ struct DeviceCalls {
     void* context = nullptr;
 };
 
+/// How a batch on a device ended, and when.
+struct Ended {
+    std::int32_t status = 0;  ///< of DeviceCalls::wait
+    Nanos when = 0;
+};
+
 /// What ragged rows need besides their columns.
 struct TokenMemory {
     std::uint32_t capacity = 0;

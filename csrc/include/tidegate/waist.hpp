@@ -62,8 +62,7 @@ struct Waist {
     void (*completer_delete)(Completer*) noexcept;  // without the GIL
     void (*completer_add)(Completer*, Executor*, const Taken*, void* event) noexcept;
     void (*completer_wait_room)(Completer*, std::uint32_t most) noexcept;  // without the GIL
-    std::size_t (*completer_take_statuses)(Completer*, std::int32_t* into,
-                                           std::size_t most) noexcept;
+    std::size_t (*completer_take_ended)(Completer*, Ended* into, std::size_t most) noexcept;
 
     // One batch.
     void (*batch_retain)(Batch*) noexcept;
