@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections import namedtuple
 from collections.abc import Callable
@@ -260,6 +261,33 @@ def test_many_rows_are_cancelled_all_together(model: Gated) -> None:
         np.testing.assert_array_equal(neighbour.result(PATIENCE), 2 * (ROW + 7))
         assert batcher.statistics().cancelled == 10
     assert model.rows_seen == 2
+
+
+def test_objects_that_are_let_go_of_may_cancel_what_they_were_part_of(
+    model: Gated, run: Callable[[Any], Any]
+) -> None:
+    class Owner:
+        def __del__(self) -> None:
+            told.append(future.cancel())
+
+    told: list[bool] = []
+
+    async def main() -> Any:
+        many = batcher.submit_many(Owner() for _ in range(5))
+        many.get_loop()
+        return many
+
+    with Batcher(model, collate="list", max_batch_size=2, caller_runs=False) as batcher:
+        occupied = batcher.submit(ROW)
+        model.await_entry()
+        future = run(main())
+        assert future.cancel()
+        assert future.cancelled()
+        assert len(told) == 5
+        assert batcher.statistics().cancelled == 5
+        model.gate.set()
+        with contextlib.suppress(ModelError):  # a list times 2
+            occupied.result(PATIENCE)
 
 
 def test_many_rows_of_which_the_model_has_some_cannot_be_cancelled(model: Gated) -> None:

@@ -133,8 +133,11 @@ cdef class BulkFuture(Future):
         cdef Session session
         cdef size_t i
         cdef uint32_t row
+        cdef list batches = self.batches  # letting go of an object may run code that cancels, too
+        if batches is None:
+            return 0
         for i in range(self.parts.size()):
-            batch = self.batches[i]
+            batch = batches[i]
             session = batch.session
             for row in range(self.parts[i].count):
                 if session.w.batch_settle(session.engine, batch.core, self.parts[i].slot + row,
