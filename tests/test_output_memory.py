@@ -156,6 +156,21 @@ def test_a_model_may_keep_its_answers_and_write_to_them_later() -> None:
             np.testing.assert_array_equal(answer, 2 * (ROW + number))
 
 
+@pytest.mark.parametrize("kind", [list, type("Other", (list,), {})])
+def test_a_model_may_use_its_list_of_answers_again(kind: Any) -> None:
+    answers = kind()
+
+    def model(objects: Any) -> Any:
+        answers[:] = [2 * each for each in objects]
+        return answers
+
+    with Batcher(model, collate="list", max_batch_size=4) as batcher:
+        futures = [batcher.submit(number) for number in range(50)]
+        until(lambda: all(future.done() for future in futures))
+        answers.clear()
+        assert [future.result(PATIENCE) for future in futures] == [2 * n for n in range(50)]
+
+
 def test_answers_stay_right_when_the_batcher_is_gone() -> None:
     with Batcher(lambda rows: rows, outputs="view", max_batch_size=4) as batcher:
         answers = ask(batcher, 50)

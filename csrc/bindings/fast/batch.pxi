@@ -108,7 +108,10 @@ cdef class BatchState:
             if len(answer) != rows:
                 raise OutputError(f"expected a list of {rows} objects from the model, "
                                   f"got {len(answer)}", expected=rows, given=len(answer))
-            for item in answer:
+            # A list that the model keeps may change before it is read.
+            if type(answer) is not list or Py_REFCNT(<PyObject*>answer) > references:
+                answer = list(answer)
+            for item in <list>answer:
                 if isinstance(item, BaseException):
                     failed[0] += 1
             self.kind, self.outputs = LIST_OUTPUT, answer
