@@ -90,6 +90,41 @@ def test_kinds_convert_to_the_same_kind_only(to: str, fine: list[str], refused: 
                 batcher(np.ones(2, kind))
 
 
+@pytest.mark.parametrize(
+    ("to", "fine", "refused", "came"),
+    [
+        ("i4", np.array([-(2**31), 2**31 - 1]), np.array([1, 2**31]), "got 2147483648"),
+        ("i4", np.array([0, 7], "u8"), np.array([0, 2**32 + 7], "u8"), "got 4294967303"),
+        ("i1", np.array([-128, 127], "i2"), np.array([-129, 0], "i2"), "got -129"),
+        ("u1", np.array([0, 255], "u4"), np.array([256, 0], "u4"), "got 256"),
+        ("f4", np.array([3e38, -np.inf]), np.array([0, 1e39]), "a number"),
+        ("f2", np.array([-65504, 65504]), np.array([-65520, 0]), "a number"),
+        ("c8", np.array([3e38, np.nan], "c16"), np.array([1e39j, 0]), "a number"),
+    ],
+)
+def test_numbers_that_the_dtype_cannot_hold_are_refused(
+    to: str, fine: Any, refused: Any, came: str
+) -> None:
+    with Batcher(identity, inputs=TensorSpec((2,), to)) as batcher:
+        np.testing.assert_array_equal(batcher(fine), fine.astype(to))
+        for ask, request_ in ((batcher, refused), (batcher.submit_many, [fine, refused])):
+            with pytest.raises(InputError, match=f"expected a .*{came}.* cannot hold"):
+                ask(request_)
+        assert batcher.statistics().submitted == 1
+
+
+def test_only_what_the_first_request_decided_is_said_to_be_its() -> None:
+    with Batcher(identity) as batcher:
+        batcher(np.ones(2, np.int64))
+        with pytest.raises(InputError, match="taken from the first request"):
+            batcher(np.ones(2))
+    with (
+        Batcher(identity, inputs=TensorSpec((2,), "u1")) as batcher,
+        pytest.raises(InputError, match=r"does not convert safely$"),
+    ):
+        batcher([1, 2])
+
+
 def test_what_is_not_a_number_is_none_of_our_business() -> None:
     strange = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324])
     with Batcher(identity) as batcher:

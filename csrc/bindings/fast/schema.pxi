@@ -52,6 +52,7 @@ cdef class Schema:
     cdef type row_type  # of a named tuple
     cdef list specs     # of each leaf
     cdef int ragged     # the first ragged leaf, or -1
+    cdef bint learned   # from the first request
 
     def __cinit__(self):
         self.leaf = NULL
@@ -142,15 +143,32 @@ cdef class Schema:
             # For text and records NumPy calls it the same kind when it cuts off what does not fit.
             casting = "safe" if dtype.kind in "SUV" else "same_kind"
             if array.dtype.names != dtype.names or not np.can_cast(array.dtype, dtype, casting):
-                hint = ("" if casting == "safe" else
-                        " (taken from the first request; pass inputs=TensorSpec(...) to choose)")
+                hint = " (taken from the first request; pass inputs=TensorSpec(...) to choose)"
                 raise InputError(
                     f"expected a {expected}{where}, got dtype {array.dtype}, which does not "
-                    f"convert safely{hint}", expected=expected, given=_describe(array))
+                    f"convert safely{hint if self.learned and casting != 'safe' else ''}",
+                    expected=expected, given=_describe(array))
+            if dtype.kind in "iufc" and not np.can_cast(array.dtype, dtype):
+                return self.narrowed(array, dtype, f"{expected}{where}")
         try:
             return array.astype(dtype, order="C", copy=not array.flags.aligned)
         except ValueError as error:  # bytes that are no text
             raise InputError(f"expected a {expected}{where}, got {_describe(array)}: {error}",
+                             expected=expected, given=_describe(array)) from error
+
+    cdef cnp.ndarray narrowed(self, object array, object dtype, str expected):
+        """Numbers in a dtype that may be too narrow for them: NumPy would wrap integers around."""
+        if dtype.kind in "iu" and array.size > 0:
+            limits = np.iinfo(dtype)
+            for number in (int(array.min()), int(array.max())):
+                if not limits.min <= number <= limits.max:
+                    raise InputError(f"expected a {expected}, got {number}, which it cannot hold",
+                                     expected=expected, given=str(number))
+        try:
+            with np.errstate(over="raise"):
+                return array.astype(dtype, order="C")
+        except FloatingPointError as error:
+            raise InputError(f"expected a {expected}, got a number that it cannot hold",
                              expected=expected, given=_describe(array)) from error
 
     cdef object structure_error(self, object value):

@@ -82,7 +82,8 @@ cdef class Session:
 
     cdef int learn_schema(self, object request) except -1:
         """Takes the schema from the first request. The GIL may change hands while it is read."""
-        schema = Schema(infer_spec(request))
+        cdef Schema schema = Schema(infer_spec(request))
+        schema.learned = True
         shaper = None if self.shaper is None else self.shaper.for_spec(schema.spec)
         if self.schema is None:
             # Both at once: whoever sees the schema may submit, and an executor run the batch.
