@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread
-from tests.helpers import occupy, rows_of
+from tests.helpers import identity, occupy, rows_of
 from tidegate import (
     Batcher,
     ClosedError,
@@ -129,6 +129,14 @@ def test_many_rows_that_come_first_and_are_none_are_refused(many: Any) -> None:
     with Batcher(lambda rows: rows) as batcher:
         with pytest.raises(InputError):
             batcher.submit_many(many)
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+
+
+def test_many_rows_that_are_refused_do_not_say_what_requests_look_like() -> None:
+    with Batcher(identity) as batcher:
+        with pytest.raises(InputError, match="inhomogeneous"):
+            batcher.submit_many([[1, 2], [3]])
+        assert batcher.inputs is None
         np.testing.assert_array_equal(batcher(ROW), ROW)
 
 

@@ -280,7 +280,9 @@ cdef class Gateway:
             k = len(prepared)
         else:
             if session.schema is None:
-                session.learn_schema(_first_row(X))
+                first = _first_row(X)
+                Schema(infer_spec(first)).prepare(X, 1)  # rows that are refused teach nothing
+                session.learn_schema(first)
             prepared = session.schema.prepare(X, 1)
             first = prepared if session.schema.kind == ONE else prepared[0]
             k = first.shape[0]
