@@ -186,6 +186,36 @@ def test_amap_waits_for_room(run: Callable[[Any], Any], model: Gated) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "soon"])
+@pytest.mark.parametrize("overflow", ["reject", "block"])
+def test_what_is_no_timeout_is_refused_by_all_alike(
+    run: Callable[[Any], Any], overflow: Any, timeout: Any
+) -> None:
+    async def main() -> None:
+        async with Batcher(lambda rows: rows, overflow=overflow) as batcher:
+            with pytest.raises(InputError, match="number of seconds >= 0"):
+                list(batcher.map(rows_of(3), timeout=timeout))
+            with pytest.raises(InputError, match="number of seconds >= 0"):
+                await batcher.predict_async(ROW, timeout=timeout)
+            with pytest.raises(InputError, match="number of seconds >= 0"):
+                [y async for y in batcher.amap(rows_of(3), timeout=timeout)]
+            assert batcher.statistics().submitted == 0
+
+    run(main())
+
+
+def test_amap_gives_each_row_its_timeout(run: Callable[[Any], Any], model: Gated) -> None:
+    async def main() -> None:
+        async with Batcher(model, max_queue_size=2, caller_runs=False) as batcher:
+            occupy(batcher, model)
+            batcher.submit_many(rows_of(2))
+            with pytest.raises(DeadlineError, match="for room"):
+                [y async for y in batcher.amap(rows_of(3), timeout=0.01)]
+            model.gate.set()
+
+    run(main())
+
+
 def test_amap_takes_back_what_waits_when_it_fails_or_is_cancelled(
     run: Callable[[Any], Any], model: Gated
 ) -> None:

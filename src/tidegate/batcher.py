@@ -345,14 +345,16 @@ class Batcher(_fast.Gateway):
 
         if timeout is None:
             timeout = self._default_timeout
-        end = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
+        end: float | None = None
         while True:
-            left = None if end is None else max(0.0, end - time.monotonic())
+            left = timeout if end is None else max(0.0, end - time.monotonic())
             try:
-                return self._offer(x, left)
+                return self._offer(x, left)  # which refuses what is no timeout
             except QueueFullError:
                 self._session.run_inline()
                 room = self._session.wait_room()
+            end = None if timeout is None else begun + timeout
             if room is None:
                 await asyncio.sleep(0)
                 continue
