@@ -68,6 +68,20 @@ def test_without_devices_a_factory_gets_none() -> None:
     assert [model.device for model in models] == [None]
 
 
+def test_without_devices_a_factory_keeps_the_defaults_that_it_has() -> None:
+    made: list[Any] = []
+
+    def load(path: str = "model.npz") -> Exclusive:
+        made.append(path)
+        return Exclusive()
+
+    pool = ModelPool(load)
+    pool.swap(load)
+    assert made == ["model.npz", "model.npz"]
+    ModelPool(load, devices=["cpu"])
+    assert made[2:] == ["cpu"]
+
+
 def test_ready_models_are_taken_as_they_are() -> None:
     models = [Exclusive(), Exclusive()]
     pool = ModelPool(models)
@@ -102,6 +116,7 @@ def test_each_instance_is_warmed_up_before_it_serves() -> None:
         (([Exclusive(), 3],), {}, "callable batch -> outputs, got int"),
         ((lambda: None,), {}, "callable batch -> outputs, got NoneType"),
         ((3,), {}, "got int"),
+        ((Exclusive,), {"warmup": True}, "warmup must be callable with a new model, got True"),
     ],
 )
 def test_a_pool_that_cannot_be_is_refused(arguments: Any, settings: Any, complaint: str) -> None:

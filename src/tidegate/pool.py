@@ -53,7 +53,8 @@ class ModelPool:
         factory: ``factory(device)`` or ``factory()`` makes one instance, a callable ``batch ->
             outputs``; or a list of ready models.
         instances: Instances per device.
-        devices: What the factory is called with, one after another; None calls it without a device.
+        devices: What the factory is called with, one after another; None calls it without a device,
+            or with None if it cannot do without.
         warmup: Called with each new instance's model before it serves.
         name: For messages and metrics.
 
@@ -80,6 +81,8 @@ class ModelPool:
             raise ConfigError(
                 f"a ModelPool needs a factory or ready models, got {type(factory).__name__}"
             )
+        if warmup is not None and not callable(warmup):
+            raise ConfigError(f"warmup must be callable with a new model, got {warmup!r}")
         self.name = name or "pool"
         self.version: str | None = None
         self._warmup = warmup
@@ -98,7 +101,7 @@ class ModelPool:
         self._instances = tuple(Instance(self, model, device) for model, device in pairs)
 
     def _make(self, factory: Callable[..., Any], device: Any) -> Callable[..., Any]:
-        return self._prepared(factory(device) if _takes_a_device(factory) else factory())
+        return self._prepared(factory(device) if _takes_a_device(factory, device) else factory())
 
     def _prepared(self, model: Any) -> Callable[..., Any]:
         if not callable(model):
@@ -206,14 +209,20 @@ class ModelPool:
         self.close()
 
 
-def _takes_a_device(factory: Callable[..., Any]) -> bool:
-    """True if the factory has a place for the device."""
+def _takes_a_device(factory: Callable[..., Any], device: Any) -> bool:
+    """True if the factory has a place for the device, which need not be None's."""
     try:
         signature = inspect.signature(factory)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"cannot tell whether {factory!r} takes a device: {error}") from error
+    if device is None and _binds(signature):
+        return False  # what it takes may be something else, with a default of its own
+    return _binds(signature, device)
+
+
+def _binds(signature: inspect.Signature, *arguments: Any) -> bool:
     try:
-        signature.bind(None)
+        signature.bind(*arguments)
     except TypeError:
         return False
     return True
