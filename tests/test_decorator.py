@@ -229,6 +229,26 @@ def test_equal_and_unhashable_objects_do_not_share_a_batcher() -> None:
     assert (double.scale(1.0), copied.scale(1.0)) == (2.0, 5.0)
 
 
+def test_an_object_that_cannot_be_weakly_referenced_is_refused_with_the_way_out() -> None:
+    class Slotted:
+        __slots__ = ("factor",)
+
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        @tidegate.batch
+        def scale(self, rows: Any) -> Any:
+            return rows * self.factor
+
+    class Referenced(Slotted):
+        __slots__ = ("__weakref__",)
+
+    with pytest.raises(ConfigError, match=r"Slotted\.scale .* the slot '__weakref__'"):
+        Slotted(2.0).scale(1.0)
+    referenced = Referenced(2.0)
+    assert referenced.scale(1.0) == 2.0
+
+
 def test_an_object_lives_as_long_as_its_method_is_called() -> None:
     assert Model(4).scale(2.0) == 8.0
     method = Model(5).scale

@@ -71,11 +71,22 @@ class BatchedMethod:
             with self._lock:
                 entry = self._bound.get(key)
                 if entry is None:
-                    gone = weakref.ref(instance, lambda _: self._bound.pop(key, None))
+                    gone = self._watched(instance, key)
                     function = _weakly_bound(self._function, instance)
                     entry = (gone, BatchedFunction(function, dict(self._options)))
                     self._bound[key] = entry
         return _Bound(instance, entry[1])
+
+    def _watched(self, instance: Any, key: int) -> weakref.ref[Any]:
+        """What forgets the object's entry when it ends; raises ConfigError."""
+        try:
+            return weakref.ref(instance, lambda _: self._bound.pop(key, None))
+        except TypeError as error:
+            raise ConfigError(
+                f"{self._function.__qualname__} is a batched method of an object that cannot be "
+                "weakly referenced; give its class the slot '__weakref__', or a dataclass "
+                "weakref_slot=True"
+            ) from error
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Explains itself: a batched method is called on an object."""
