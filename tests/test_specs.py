@@ -47,6 +47,22 @@ def test_a_shape_has_as_many_axes_as_a_batch_can_have() -> None:
 def test_an_unknown_dtype_is_refused_with_its_value() -> None:
     with pytest.raises(ConfigError, match="NumPy dtype, got 'float33'"):
         TensorSpec((3,), "float33")
+    for dtype in ("f4, (", {"names": ["a", "a"], "formats": ["f4", "f8"]}):
+        with pytest.raises(ConfigError, match="NumPy dtype"):
+            TensorSpec((3,), dtype)  # type: ignore[arg-type]
+
+
+def test_a_dtype_with_axes_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ConfigError, match=r"axes of its own.* TensorSpec\(\(3, 2\), 'float32'\)"):
+        TensorSpec((3,), np.dtype((np.float32, (2,))))
+    with pytest.raises(ConfigError, match=r"TensorSpec\(\(None, 4\), 'int8'\)"):
+        TensorSpec((None,), "(4,)i1")
+
+
+def test_a_name_is_a_string() -> None:
+    name: Any = np.float32
+    with pytest.raises(ConfigError, match="name must be a string or None, got "):
+        TensorSpec((3,), "f4", name)
 
 
 @pytest.mark.parametrize("dtype", [object, [("number", "f4"), ("anything", object)]])

@@ -68,8 +68,13 @@ class TensorSpec:
             raise ConfigError(f"a TensorSpec has at most 31 axes, got {len(lengths)}")
         try:
             resolved = np.dtype(dtype)
-        except TypeError as error:
+        except (TypeError, ValueError, SyntaxError) as error:
             raise ConfigError(f"a TensorSpec needs a NumPy dtype, got {dtype!r}") from error
+        if resolved.subdtype is not None:
+            raise ConfigError(
+                f"dtype {resolved} has axes of its own; say them with the shape, as "
+                f"TensorSpec({(*lengths, *resolved.shape)}, {str(resolved.base)!r})"
+            )
         if resolved.itemsize == 0:
             raise ConfigError(
                 f"dtype {resolved} has no width; give one, such as 'U16' for up to 16 characters"
@@ -79,6 +84,8 @@ class TensorSpec:
                 f"dtype {resolved} holds Python objects, which have no staging buffer; "
                 "use Batcher(..., collate='list')"
             )
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"name must be a string or None, got {name!r}")
         object.__setattr__(self, "shape", lengths)
         # newbyteorder() makes a new object, and the hot path compares dtypes by identity first.
         native = resolved if resolved.isnative else resolved.newbyteorder("=")
@@ -86,9 +93,9 @@ class TensorSpec:
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "transform", transform)
         if transform is not None:
-            if not callable(getattr(transform, "check", None)):
+            if isinstance(transform, type) or not callable(getattr(transform, "check", None)):
                 raise ConfigError(
-                    f"transform must be one of tidegate.transforms, got {transform!r}"
+                    f"transform must be made by one of tidegate.transforms, got {transform!r}"
                 )
             transform.check(self)
 

@@ -50,9 +50,14 @@ class Affine:
 
         for name in ("scale", "bias"):
             given = getattr(self, name)
-            if np.ndim(given):
-                # Equal transforms compare and hash alike, whatever they were made from.
-                given = tuple(float(number) for number in given)
+            try:
+                if np.ndim(given):
+                    # Equal transforms compare and hash alike, whatever they were made from.
+                    given = tuple(float(number) for number in given)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise ConfigError(
+                    f"{name} must be one number or one for each channel, got {given!r}"
+                ) from error
             object.__setattr__(self, name, given)
         if self.dtype not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}, got {self.dtype!r}")

@@ -37,6 +37,9 @@ def test_something_else_is_no_transform() -> None:
     given: Any = "affine"
     with pytest.raises(ConfigError, match=r"one of tidegate\.transforms, got 'affine'"):
         TensorSpec((3,), "u1", transform=given)
+    for kind in (Affine, TokenIds):  # where one of them should be
+        with pytest.raises(ConfigError, match=f"made by one of .*got .*{kind.__name__}"):
+            TensorSpec((3,), "u1", transform=kind)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,11 @@ def test_a_spec_that_a_transform_does_not_suit_is_refused(
         ({"layout": "last"}, "layout must be"),
         ({"scale": float("nan")}, "scale must be a finite float32"),
         ({"scale": [1] * 5}, "1 to 4 channels"),
+        ({"scale": 10**400}, "scale must be a finite float32"),
+        ({"scale": [10**400, 1]}, "scale must be one number or one for each channel"),
+        ({"scale": [[1.0, 2.0]]}, "scale must be one number or one for each channel, got"),
+        ({"bias": [[1.0], [2.0, 3.0]]}, "bias must be one number or one for each channel, got"),
+        ({"bias": ["much"]}, "bias must be one number or one for each channel, got"),
         ({"scale": [1, 2], "bias": [1, 2, 3]}, "the same channels"),
         ({"scale": [1, 2], "layout": "channels_first"}, "each of 3 channels, got 2"),
     ],

@@ -104,7 +104,7 @@ def _finite(name: str, value: Any) -> float:
     try:
         with np.errstate(over="ignore"):
             number = float(np.float32(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ConfigError(f"{name} must be a finite float32 number, got {value!r}")
