@@ -99,6 +99,8 @@ def test_the_largest_size_stays_max_batch_size() -> None:
         ({"inputs": TOKENS, "collate": "pad", "padding_value": "x"}, "must be a number"),
         ({"inputs": TOKENS, "collate": "pad", "padding_value": 0.5}, "0.5 is no int64"),
         ({"inputs": TOKENS, "collate": "pad", "padding_value": float("nan")}, "nan is no int64"),
+        ({"inputs": TOKENS, "collate": "pad", "padding_value": 100.5}, "100.5 is no int64"),
+        ({"inputs": TOKENS, "collate": "pad", "padding_value": 1e-9}, "1e-09 is no int64"),
         (
             {"inputs": TensorSpec((None,), "u1"), "collate": "pad", "padding_value": -1},
             "-1 is no uint8",
@@ -115,6 +117,7 @@ def test_the_largest_size_stays_max_batch_size() -> None:
         ({"cost_fn": len, "max_batch_cost": 0}, "max_batch_cost must be a number above 0"),
         ({"cost_fn": len, "max_batch_cost": float("inf")}, "max_batch_cost must be a number"),
         ({"cost_fn": len, "max_batch_cost": "9"}, "max_batch_cost must be a number"),
+        ({"cost_fn": len, "max_batch_cost": 10**400}, "max_batch_cost must be a number"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_their_value(

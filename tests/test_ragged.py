@@ -184,6 +184,18 @@ def test_a_nan_pads_what_can_be_one() -> None:
         assert batcher([1.0, 2.0]) == 3
 
 
+@pytest.mark.parametrize("value", [True, np.True_, np.float32(1), 1])
+def test_numbers_of_any_kind_pad(value: Any) -> None:
+    with Batcher(
+        lambda batch: batch.values.sum(axis=1),
+        inputs=TensorSpec((None,), "?"),
+        collate="pad",
+        padding_value=value,
+        pad_to=[5],
+    ) as batcher:
+        assert batcher([False, True]) == 4
+
+
 def test_longer_rows_than_before_still_make_full_batches() -> None:
     model = Holding(echo)
     with Batcher(

@@ -6,6 +6,8 @@ import numbers
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from tidegate import _fast, _settings
 from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError
@@ -94,7 +96,7 @@ class Collation:
             )
 
     def _padding_value(self, value: Any) -> Any:
-        if not isinstance(value, (numbers.Number, bool)):
+        if not isinstance(value, (numbers.Number, np.bool_)):
             raise ConfigError(f"padding_value must be a number, got {value!r}")
         if value != 0 and self.collate != "pad":
             raise ConfigError(f"padding_value is for collate='pad', got collate={self.collate!r}")

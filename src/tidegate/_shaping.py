@@ -230,9 +230,12 @@ def fill_of(dtype: np.dtype[Any], value: Any) -> _Array:
     fits = False
     with np.errstate(all="ignore"), contextlib.suppress(TypeError, ValueError, OverflowError):
         fill = np.array([value]).astype(dtype)
-        # Rounded is well, as 0.1 in single precision; another number is not.
-        close = np.isclose(fill.astype(complex), complex(value), rtol=0.01, equal_nan=True)
-        fits = bool(close[0])
+        if dtype.kind in "iu":
+            fits = bool(fill[0] == value)
+        else:
+            # Rounded is well, as 0.1 in single precision; another number is not.
+            close = np.isclose(fill.astype(complex), complex(value), rtol=0.01, equal_nan=True)
+            fits = bool(close[0])
     if not fits:
         raise ConfigError(f"padding_value {value!r} is no {dtype}")
     return fill
