@@ -31,9 +31,10 @@ def identity(rows: Any) -> Any:
         ("max_queue_size", 2**70, "at most"),
         *(
             ("default_timeout", value, "seconds >= 0")
-            for value in (-1, math.nan, "0.5", "soon", [1.0])
+            for value in (-1, math.nan, "0.5", "soon", [1.0], 10**400)
         ),
         ("overflow", "wait", "'reject', 'block'"),
+        ("overflow", np.array(["reject", "block"]), "'reject', 'block'"),
         ("collate", "sum", "'stack', 'pad', 'pack', 'list'"),
         ("executor", "process", "'thread', 'inline'"),
         ("outputs", "views", "'auto', 'view', 'copy'"),

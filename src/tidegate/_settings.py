@@ -46,7 +46,7 @@ def refuse_green_threads() -> None:
 
 def choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises ConfigError unless `value` is one of the choices."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(
             f"{setting} must be one of {', '.join(map(repr, choices))}; got {value!r}"
         )
@@ -54,9 +54,18 @@ def choose(setting: str, value: object, choices: tuple[str, ...]) -> None:
 
 def number(setting: str, value: Any) -> float:
     """A number of seconds as a float; raises ConfigError."""
-    if isinstance(value, numbers.Real) and float(value) >= 0:
-        return float(value)
+    seconds = _real(value)
+    if seconds is not None and seconds >= 0:
+        return seconds
     raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
+
+
+def _real(value: Any) -> float | None:
+    """A real number as a float; None for anything else, and for what no float can be."""
+    try:
+        return float(value) if isinstance(value, numbers.Real) else None
+    except OverflowError:
+        return None
 
 
 def count(setting: str, value: Any, most: int) -> int:
@@ -73,8 +82,9 @@ def count(setting: str, value: Any, most: int) -> int:
 
 def cost(value: Any) -> float:
     """A positive cost as a float; raises ConfigError."""
-    if isinstance(value, numbers.Real) and 0 < float(value) < math.inf:
-        return float(value)
+    given = _real(value)
+    if given is not None and 0 < given < math.inf:
+        return given
     raise ConfigError(f"max_batch_cost must be a number above 0 or None, got {value!r}")
 
 
