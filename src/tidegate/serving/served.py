@@ -429,9 +429,7 @@ def _fits(tensor: Tensor, array: Array) -> bool:
 
 def _column(values: list[Any]) -> Array:
     if len(values) == 1 and isinstance(values[0], np.ndarray):
-        return values[0][np.newaxis]  # what nearly every request has: no copy
-    if len(values) == 1 and type(values[0]) is np.ndarray:  # without the cost of stacking
-        alone: Array = values[0][np.newaxis]
+        alone: Array = values[0][np.newaxis]  # what nearly every request has: no copy
         return alone
     if all(isinstance(value, str | bytes) for value in values):
         texts = np.empty(len(values), object)  # fixed-width text would lose trailing zero bytes
