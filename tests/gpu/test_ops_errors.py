@@ -28,6 +28,10 @@ def given(offsets: list[int]) -> Any:
 
 ARRAYS: list[tuple[Callable[[], Any], str]] = [
     (lambda: OPS.u8_affine([1, 2]), "x must be a NumPy or CuPy array, got list"),
+    (lambda: OPS.u8_affine(None), "x must be a NumPy or CuPy array, got NoneType"),
+    (lambda: OPS.pad(VALUES, 3), "cu_seqlens must be a NumPy or CuPy array, got int"),
+    (lambda: OPS.pad(VALUES, OFFSETS, out=(None, None)), r"out\[0\] must be .*, got NoneType"),
+    (lambda: OPS.segment_mean(VALUES, OFFSETS, out=1), "out must be .* array, got int"),
     (
         lambda: OPS.u8_affine(VALUES),
         r"x must be a uint8 array, got float32 array of shape \(5, 2\)",

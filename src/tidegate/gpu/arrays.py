@@ -32,13 +32,19 @@ __all__ = [
 Array: TypeAlias = Any
 
 LARGEST = 2**31 - 1
+# What some arguments may be instead of an array.
+_INSTEAD: dict[str, tuple[type, ...]] = {
+    "rows": (type(None), int, np.integer),
+    "out": (type(None),),
+}
 
 
 def module_of(**arrays: object) -> Any | None:
     """CuPy if the arrays are CuPy's, None if they are NumPy's.
 
     Args:
-        **arrays: By the names that messages call them; None and plain numbers are skipped.
+        **arrays: By the names that messages call them. `rows` may be a plain number instead, and
+            that and `out` may be None.
 
     Raises:
         InputError: Something that is neither, or some of each.
@@ -48,7 +54,7 @@ def module_of(**arrays: object) -> Any | None:
     device_type = getattr(cupy, "ndarray", None)
     kinds: dict[bool, str] = {}
     for name, array in arrays.items():
-        if array is None or isinstance(array, (int, np.integer)):
+        if isinstance(array, _INSTEAD.get(name, ())):
             continue
         on_device = device_type is not None and isinstance(array, device_type)
         if not on_device and not isinstance(array, np.ndarray):
