@@ -149,6 +149,11 @@ def test_one_batcher_need_not_be_in_a_list_and_the_file_is_replaced(tmp_path: Pa
 
 def test_something_else_than_batchers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
+    for wrong in (identity, 5, None):
+        with pytest.raises(
+            ConfigError, match=f"a trace is of Batchers, got {type(wrong).__name__}"
+        ):
+            write_chrome_trace(path, wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="a trace is of Batchers, got function"):
         write_chrome_trace(path, [identity])  # type: ignore[list-item]
     assert not path.exists()

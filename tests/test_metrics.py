@@ -270,8 +270,10 @@ def test_edges_of_ones_own_are_used() -> None:
     assert len([each for each in durations.samples if each.name.endswith("_bucket")]) == 3
 
 
-@pytest.mark.parametrize("edges", [[], [2, 1], [1, 1], [0, 1], [-1, 1], [1, math.inf], [math.nan]])
-def test_edges_that_do_not_ascend_are_refused(edges: list[float]) -> None:
+@pytest.mark.parametrize(
+    "edges", [[], [2, 1], [1, 1], [0, 1], [-1, 1], [1, math.inf], [math.nan], ["low"], None, 1]
+)
+def test_edges_that_do_not_ascend_are_refused(edges: Any) -> None:
     with pytest.raises(ConfigError, match="duration_edges must be finite and ascend"):
         Collector([], duration_edges=edges)
 

@@ -36,7 +36,11 @@ def write_chrome_trace(path: str | os.PathLike[str], batchers: Batcher | Iterabl
     Raises:
         ConfigError: `batchers` holds something else.
     """
-    each = (batchers,) if isinstance(batchers, Batcher) else tuple(batchers)
+    if isinstance(batchers, Batcher):
+        batchers = (batchers,)
+    if not isinstance(batchers, Iterable):
+        raise ConfigError(f"a trace is of Batchers, got {type(batchers).__name__}")
+    each = tuple(batchers)
     for batcher in each:
         if not isinstance(batcher, Batcher):
             raise ConfigError(f"a trace is of Batchers, got {type(batcher).__name__}")

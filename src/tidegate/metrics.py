@@ -139,7 +139,10 @@ class _Buckets:
 
     def __init__(self, setting: str, edges: Sequence[float], unit: float) -> None:
         self._unit = unit
-        self._edges = [float(edge) for edge in edges]
+        try:
+            self._edges = [float(edge) for edge in edges]
+        except (TypeError, ValueError, OverflowError):
+            self._edges = []
         ascending = all(low < high for low, high in zip(self._edges, self._edges[1:], strict=False))
         if not self._edges or not ascending or not 0 < self._edges[0] <= self._edges[-1] < math.inf:
             raise ConfigError(f"{setting} must be finite and ascend from above 0, got {edges!r}")
