@@ -13,7 +13,15 @@ import uvloop
 
 from tests import child
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tidegate import Batcher, ClosedError, DeadlineError, Future, ModelPool, TidegateError
+from tidegate import (
+    Batcher,
+    ClosedError,
+    ConfigError,
+    DeadlineError,
+    Future,
+    ModelPool,
+    TidegateError,
+)
 
 
 @pytest.fixture
@@ -403,6 +411,31 @@ def test_the_loop_goes_on_while_aclose_waits(model: Gated) -> None:
         assert future.done()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("timeout", [np.float32(10), 10**9, float("inf"), True])
+def test_any_number_of_seconds_is_a_time_limit(timeout: Any) -> None:
+    batcher = Batcher(lambda rows: rows)
+    future = batcher.submit(ROW)
+    batcher.close(timeout=timeout)
+    np.testing.assert_array_equal(future.result(PATIENCE), ROW)
+
+
+@pytest.mark.parametrize("timeout", ["soon", float("nan"), [1.0], 1j])
+def test_what_is_no_time_limit_is_refused_and_nothing_closed(timeout: Any) -> None:
+    with Batcher(lambda rows: rows) as batcher:
+        with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
+            batcher.close(timeout=timeout)
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+
+
+def test_a_time_limit_that_is_over_is_none_left(model: Gated) -> None:
+    batcher = Batcher(model, caller_runs=False)
+    running, waiting = queued(batcher, model, 2)
+    batcher.close(timeout=-1)
+    for future in (running, *waiting):
+        with pytest.raises(ClosedError):
+            future.result(PATIENCE)
 
 
 def test_aclose_turns_a_drain_into_a_refusal_in_time(model: Gated) -> None:

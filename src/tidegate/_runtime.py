@@ -41,7 +41,9 @@ class Runtime:
 
     def close(self, drain: bool, timeout: float | None, session: _fast.Session) -> None:
         """Does what Batcher.close() says."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None
+        if timeout is not None and timeout < threading.TIMEOUT_MAX:  # a longer one is none
+            deadline = time.monotonic() + timeout
         self.engine.close(drain=drain)
         if session.runs_here():
             return  # the model itself: nobody could wait for it

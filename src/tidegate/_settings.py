@@ -22,6 +22,7 @@ __all__ = [
     "make_policy",
     "number",
     "refuse_green_threads",
+    "time_left",
 ]
 
 # What the core can count: rows of a batch, rows that wait.
@@ -58,6 +59,12 @@ def number(setting: str, value: Any) -> float:
     if seconds is not None and seconds >= 0:
         return seconds
     raise ConfigError(f"{setting} must be a number of seconds >= 0, got {value!r}")
+
+
+def time_left(setting: str, value: Any) -> float:
+    """number() for what is left of some time, which is 0 once that is over."""
+    seconds = _real(value)
+    return 0.0 if seconds is not None and seconds < 0 else number(setting, value)
 
 
 def _real(value: Any) -> float | None:

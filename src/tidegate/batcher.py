@@ -495,6 +495,8 @@ class Batcher(_fast.Gateway):
                 also if a model never returns. None for as long as it takes. Called by the model
                 itself, it does not wait at all.
         """
+        if timeout is not None:
+            timeout = _settings.time_left("timeout", timeout)
         self._finalizer.detach()
         self._runtime.close(drain, timeout, self._session)
 
