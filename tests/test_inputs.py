@@ -101,7 +101,7 @@ def test_a_precision_that_would_be_lost_without_asking_is_refused_with_the_way_o
         assert "pass inputs=TensorSpec(...)" in str(caught.value)
 
 
-@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "soon", [1.0], 1j])
+@pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), "soon", [1.0], 1j, 10**400])
 def test_a_timeout_that_cannot_be_is_refused_with_its_value(timeout: Any) -> None:
     with Batcher(identity) as batcher:
         for door in (batcher.submit, batcher, batcher.predict_async):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import numbers
@@ -77,9 +78,12 @@ def _real(value: Any) -> float | None:
 
 def count(setting: str, value: Any, most: int) -> int:
     """A whole number from 1 to `most`; raises ConfigError."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        whole = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:  # also of arrays, which have an __index__
+        whole = None
+    if whole is None:
         raise ConfigError(f"{setting} must be a whole number of at least 1, got {value!r}")
-    whole = operator.index(value)
     if whole < 1:
         raise ConfigError(f"{setting} must be at least 1, got {value!r}")
     if whole > most:
@@ -99,7 +103,10 @@ def ascending(setting: str, values: Any, most: int) -> tuple[int, ...] | None:
     """Whole numbers, each larger than the one before, or None; raises ConfigError."""
     if values is None:
         return None
-    given = tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else ()
+    given: tuple[Any, ...] = ()
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        with contextlib.suppress(TypeError):  # an array without axes
+            given = tuple(values)
     checked = tuple(count(setting, value, most) for value in given)
     if not checked or any(low >= high for low, high in itertools.pairwise(checked)):
         raise ConfigError(f"{setting} must be ascending whole numbers, got {values!r}")

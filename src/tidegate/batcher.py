@@ -139,10 +139,10 @@ class Batcher(_fast.Gateway):
         _settings.refuse_green_threads()
         _settings.choose("overflow", overflow, ("reject", "block"))
         _settings.choose("executor", executor, ("thread", "inline"))
+        _settings.choose("outputs", outputs, ("auto", "view", "copy", "device"))
         stay = outputs == "device"
         if stay and device is None:
             raise ConfigError("outputs='device' needs a device")
-        _settings.choose("outputs", outputs, ("auto", "view", "copy", "device"))
         if default_timeout is not None:
             default_timeout = _settings.number("default_timeout", default_timeout)
         if name is not None and not isinstance(name, str):

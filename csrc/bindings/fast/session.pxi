@@ -127,7 +127,7 @@ cdef class Session:
             return kNever
         try:
             seconds = timeout
-        except TypeError:
+        except (TypeError, OverflowError):
             seconds = -1.0
         if not seconds >= 0:
             raise InputError(f"a timeout is a number of seconds >= 0 or None, got {timeout!r}",
