@@ -66,6 +66,20 @@ def test_a_model_that_cannot_be_called_is_refused(model: Any) -> None:
         Batcher(model)
 
 
+def test_a_model_that_is_a_coroutine_function_is_refused() -> None:
+    async def model(rows: Any) -> Any:
+        return rows
+
+    async def generator(rows: Any) -> Any:
+        yield rows
+
+    for coroutine in (model, generator):
+        with pytest.raises(ConfigError, match="is a coroutine function; a model is a plain"):
+            Batcher(coroutine)
+        with pytest.raises(ConfigError, match="is a coroutine function; a model is a plain"):
+            ModelPool([coroutine])
+
+
 def test_settings_that_do_not_go_together_are_refused() -> None:
     spec = TensorSpec((), "f8")
     with pytest.raises(ConfigError, match="collate='list' takes any object"):

@@ -23,7 +23,7 @@ from tidegate._runtime import Runtime, runtimes
 from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
-from tidegate.pool import Instance, ModelPool
+from tidegate.pool import Instance, ModelPool, refuse_coroutines
 from tidegate.recorder import BatchRecord
 from tidegate.specs import Spec, check_spec
 from tidegate.statistics import Statistics, from_engine
@@ -186,6 +186,7 @@ class Batcher(_fast.Gateway):
                 "model must be a callable batch -> outputs, a ModelPool or a NativeModel, "
                 f"got {type(model).__name__}"
             )
+        refuse_coroutines(model)
         if executor == "inline" and self._pool is not None and len(self._pool) != 1:
             raise ConfigError("executor='inline' runs one instance; the pool has more")
         if executor == "inline" and policy.max_queue_delay > 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tidegate.batcher import Batcher
 from tidegate.errors import ConfigError
+from tidegate.pool import refuse_coroutines
 
 __all__ = ["BatchedFunction", "BatchedMethod", "batch"]
 
@@ -148,10 +149,7 @@ def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if not callable(function):
         raise ConfigError(f"@batch decorates a function or method, got {type(function).__name__}")
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    if inspect.iscoroutinefunction(function):
-        raise ConfigError(
-            f"{name} is a coroutine function; a model is a plain function over a batch"
-        )
+    refuse_coroutines(function)
     is_method = _is_method(function, name)
     options.setdefault("name", name)
     return BatchedMethod(function, options) if is_method else BatchedFunction(function, options)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tidegate.errors import ClosedError, ConfigError
 
-__all__ = ["Instance", "ModelPool"]
+__all__ = ["Instance", "ModelPool", "refuse_coroutines"]
 
 
 class Instance:
@@ -106,6 +106,7 @@ class ModelPool:
     def _prepared(self, model: Any) -> Callable[..., Any]:
         if not callable(model):
             raise ConfigError(f"a model is a callable batch -> outputs, got {type(model).__name__}")
+        refuse_coroutines(model)
         if self._warmup is not None:
             self._warmup(model)
         checked: Callable[..., Any] = model
@@ -207,6 +208,15 @@ class ModelPool:
     def __exit__(self, *error: object) -> None:
         """Closes the pool."""
         self.close()
+
+
+def refuse_coroutines(model: Any) -> None:
+    """Raises ConfigError for a coroutine function, which would answer with a coroutine."""
+    if inspect.iscoroutinefunction(model) or inspect.isasyncgenfunction(model):
+        name = getattr(model, "__qualname__", repr(model))
+        raise ConfigError(
+            f"{name} is a coroutine function; a model is a plain function over a batch"
+        )
 
 
 def _takes_a_device(factory: Callable[..., Any], device: Any) -> bool:
