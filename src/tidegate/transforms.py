@@ -28,7 +28,7 @@ class Affine:
     """Bytes become floats: ``x * scale + bias``, per channel if there are several numbers.
 
     For uint8 arrays of a fixed shape whose last axis are the channels. Rows that only fill up a
-    batch become zeros.
+    batch become zeros on a device; on the CPU they are copies of its first, as any others.
 
     Args:
         scale: One finite number, or one for each of up to 4 channels.
