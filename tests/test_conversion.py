@@ -122,7 +122,21 @@ def test_only_what_the_first_request_decided_is_said_to_be_its() -> None:
         Batcher(identity, inputs=TensorSpec((2,), "u1")) as batcher,
         pytest.raises(InputError, match=r"does not convert safely$"),
     ):
-        batcher([1, 2])
+        batcher(np.array([1, 2]))
+
+
+@pytest.mark.parametrize("to", ["u1", "u8"])
+def test_integers_without_a_dtype_are_taken_where_they_fit(to: str) -> None:
+    most = int(np.iinfo(to).max)
+    with Batcher(identity, inputs=TensorSpec((2,), to)) as batcher:
+        np.testing.assert_array_equal(batcher([0, 7]), np.array([0, 7], to))
+        np.testing.assert_array_equal(
+            batcher.submit_many([[1, 2], [3, 4]]).result(PATIENCE), np.array([[1, 2], [3, 4]], to)
+        )
+        np.testing.assert_array_equal(batcher([0, min(most, 2**63 - 1)])[0], 0)
+        for refused in ([-1, 0], [0, most + 1]):
+            with pytest.raises(InputError):
+                batcher(refused)
 
 
 def test_what_is_not_a_number_is_none_of_our_business() -> None:

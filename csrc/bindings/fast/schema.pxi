@@ -142,7 +142,10 @@ cdef class Schema:
         if array.dtype != dtype and (array.size > 0 or not part.ragged):
             # For text and records NumPy calls it the same kind when it cuts off what does not fit.
             casting = "safe" if dtype.kind in "SUV" else "same_kind"
-            if array.dtype.names != dtype.names or not np.can_cast(array.dtype, dtype, casting):
+            # Python's integers have no dtype of their own: whatever holds the numbers will do.
+            whole = (array.dtype.kind == "i" and dtype.kind == "u" and not hasattr(value, "dtype"))
+            if array.dtype.names != dtype.names or not (
+                    whole or np.can_cast(array.dtype, dtype, casting)):
                 hint = " (taken from the first request; pass inputs=TensorSpec(...) to choose)"
                 raise InputError(
                     f"expected a {expected}{where}, got dtype {array.dtype}, which does not "
