@@ -44,6 +44,8 @@ bool Worker::submit(Stream& stream) {
         if (!make_plan(*catalogue_, request, plan, stream.form)) return false;
     }
     const Offer& offer = **plan.offer;
+    // More rows than a batch has by now: Python splits them.
+    if (plan.rows > 1 && plan.rows > waist_.max_batch_size(offer.engine)) return false;
     Connection& connection = *stream.connection;
     const Nanos time = connection.last_traffic();
     const Nanos timeout = plan.timeout != kNever ? plan.timeout : offer.default_timeout;

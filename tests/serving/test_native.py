@@ -265,6 +265,17 @@ def test_there_is_memory_for_as_many_rows_as_may_wait(stack: ExitStack, model: G
     assert codes.count(grpc.StatusCode.OK) >= 64
 
 
+def test_a_request_larger_than_a_batch_has_become_is_split(stack: ExitStack) -> None:
+    offered = Offered(stack, double, max_batch_size=8)
+    rows = np.arange(12, dtype=np.float32).reshape(4, 3)
+    for most in (8, 2):
+        offered.batcher.max_batch_size = most
+        answer = offered.door.infer(raw_request("m", input=rows))
+        np.testing.assert_array_equal(
+            np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(4, 3), 2 * rows
+        )
+
+
 # How requests end
 
 
