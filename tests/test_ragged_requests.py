@@ -70,7 +70,8 @@ def test_k_rows_of_several_arrays_are_asked_at_once(collate: Any) -> None:
         answers = batcher.submit_many({"ids": asked, "scale": range(20)}).result(PATIENCE)
         assert [answer["scale"] for answer in answers] == list(range(20))
         check([2 * answer["ids"] for answer in answers], asked)
-        for wrong in ({"ids": asked, "scale": range(19)}, {"ids": asked}, asked, 5):
+        more = {"ids": asked, "scale": range(20), "more": range(20)}
+        for wrong in ({"ids": asked, "scale": range(19)}, {"ids": asked}, more, {}, asked, 5):
             with pytest.raises(InputError):
                 batcher.submit_many(wrong)
 

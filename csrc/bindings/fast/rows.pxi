@@ -35,14 +35,17 @@ cdef object _row_of(Schema schema, object prepared, uint32_t row):
 
 cdef list _ragged_rows(Schema schema, object X):
     """Many requests of ragged rows, prepared one by one: for each leaf a sequence of rows."""
+    if schema.kind == MAPPING and not hasattr(X, "keys"):
+        raise schema.structure_error(X)
     try:
         if schema.kind == ONE:
             rows = list(X)
         elif schema.kind == TUPLE:
             rows = list(zip(*X, strict=True))
         else:
-            rows = [dict(zip(schema.keys, parts))
-                    for parts in zip(*[X[key] for key in schema.keys], strict=True)]
+            keys = list(X.keys())  # each row has them all, and is refused if they are not right
+            rows = [dict(zip(keys, parts))
+                    for parts in zip(*[X[key] for key in keys], strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"expected as many rows for each part of a request, got {_describe(X)}: {error}",
