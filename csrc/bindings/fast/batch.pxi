@@ -108,13 +108,16 @@ cdef class BatchState:
             if len(answer) != rows:
                 raise OutputError(f"expected a list of {rows} objects from the model, "
                                   f"got {len(answer)}", expected=rows, given=len(answer))
-            # A list that the model keeps may change before it is read.
+            # A list that the model keeps may change before it is read. (Nothing is assigned to
+            # `answer`: Cython would hold one more reference to it, and none would be ours alone.)
             if type(answer) is not list or Py_REFCNT(<PyObject*>answer) > references:
-                answer = list(answer)
-            for item in <list>answer:
+                items = list(answer)
+            else:
+                items = answer
+            for item in <list>items:
                 if isinstance(item, BaseException):
                     failed[0] += 1
-            self.kind, self.outputs = LIST_OUTPUT, answer
+            self.kind, self.outputs = LIST_OUTPUT, items
             return 0
         if isinstance(answer, tuple):
             parts = [_output_part(part, rows) for part in answer]
