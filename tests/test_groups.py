@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, Holding
+from tests.grouped import Busy, answers, checked, key_of, row_of
 from tests.helpers import identity
 from tidegate import Batcher, InputError, PerToken, TensorSpec
 
 TOKENS = TensorSpec((None,), np.int64)
-
-
-def key_of(row: Any) -> Any:
-    """The first number of a row."""
-    return int(row[0])
-
-
-def row_of(key: int, number: int = 0) -> Any:
-    return np.array([key, number, 0])
-
-
-def checked(rows: Any) -> Any:
-    """A model that sees one key at a time, or fails."""
-    assert len(set(rows[:, 0].tolist())) == 1, "rows of two groups in one batch"
-    return rows * 2
-
-
-def answers(futures: list[Any]) -> list[list[int]]:
-    return [(future.result(PATIENCE) // 2)[:2].tolist() for future in futures]
 
 
 # Who shares a batch
@@ -229,23 +210,6 @@ def test_keys_that_change_later_do_not_stop_others() -> None:
         for number in range(300):
             np.testing.assert_array_equal(batcher(row_of(number)), 2 * row_of(number))
             made[-1].value += 1_000_000
-
-
-class Busy:
-    """A key whose hash takes long enough for others to submit; here they do it `during` that."""
-
-    def __init__(self, value: int, during: Callable[[int], None]) -> None:
-        self.value = value
-        self._during = during
-
-    def __hash__(self) -> int:
-        """By its value, and not at once."""
-        self._during(self.value)
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        """By its value."""
-        return isinstance(other, Busy) and other.value == self.value
 
 
 def test_a_group_that_comes_back_while_its_lane_is_given_away_stays_alone() -> None:

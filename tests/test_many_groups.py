@@ -6,34 +6,14 @@ import asyncio
 import ctypes
 import gc
 import random
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, Holding, in_thread, until
+from tests.grouped import Busy, answers, checked, key_of, row_of
 from tidegate import Batcher, ClosedError, NativeModel, QueueFullError, TensorSpec
-
-
-def key_of(row: Any) -> Any:
-    """The first number of a row."""
-    return int(row[0])
-
-
-def row_of(key: int, number: int = 0) -> Any:
-    return np.array([key, number, 0])
-
-
-def checked(rows: Any) -> Any:
-    """A model that sees one key at a time, or fails."""
-    assert len(set(rows[:, 0].tolist())) == 1, "rows of two groups in one batch"
-    return rows * 2
-
-
-def answers(futures: list[Any]) -> list[list[int]]:
-    return [(future.result(PATIENCE) // 2)[:2].tolist() for future in futures]
-
 
 # Many groups
 
@@ -161,23 +141,6 @@ def test_the_queue_is_shared_by_all_groups() -> None:
         answers([batcher.submit_many(np.array([row_of(1), row_of(2)]))])
 
 
-class Late:
-    """A key whose hash takes long enough for others to submit; here they do it `during` that."""
-
-    def __init__(self, value: int, during: Callable[[int], None]) -> None:
-        self.value = value
-        self._during = during
-
-    def __hash__(self) -> int:
-        """By its value, and not at once."""
-        self._during(self.value)
-        return hash(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        """By its value."""
-        return isinstance(other, Late) and other.value == self.value
-
-
 def test_of_many_rows_that_find_no_room_none_is_left_behind() -> None:
     model = Holding(checked)
     others: list[Any] = []
@@ -192,7 +155,7 @@ def test_of_many_rows_that_find_no_room_none_is_left_behind() -> None:
 
     with Batcher(
         model,
-        group_key=lambda row: Late(int(row[0]), during),
+        group_key=lambda row: Busy(int(row[0]), during),
         max_batch_size=1,
         max_queue_size=4,
         caller_runs=False,

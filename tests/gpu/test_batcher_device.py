@@ -310,12 +310,18 @@ def test_a_model_that_raises_fails_its_batch_alone(machine_of: Maker) -> None:
         assert batcher(np.full(3, 4, "float32"))[0] == 8
 
 
-@pytest.mark.parametrize("completion", ["thread", "native"])
-def test_every_batch_on_a_device_has_a_span(machine_of: Maker, completion: Any) -> None:
-    machine_of("lazy")
+def tracing() -> tuple[InMemorySpanExporter, TracerProvider]:
+    """Where spans end up, and who makes them."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter, provider
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
+def test_every_batch_on_a_device_has_a_span(machine_of: Maker, completion: Any) -> None:
+    machine_of("lazy")
+    exporter, provider = tracing()
     device = CudaDevice(completion=completion)
     with Batcher(doubled, inputs=ROW, max_batch_size=4, device=device) as batcher:
         instrument(batcher, provider)
@@ -332,9 +338,7 @@ def test_a_span_ends_with_its_batch_though_no_other_follows(
     machine_of: Maker, completion: Any
 ) -> None:
     machine_of("lazy")
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    exporter, provider = tracing()
     device = CudaDevice(completion=completion)
     with Batcher(doubled, inputs=ROW, max_batch_size=4, device=device) as batcher:
         instrument(batcher, provider)
