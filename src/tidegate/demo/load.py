@@ -97,6 +97,7 @@ def from_threads(
     now = time.perf_counter_ns
     latencies, answers = recording.latencies, recording.answers
     ready = threading.Barrier(callers + 1)
+    ended = threading.Semaphore(0)
     failures: list[BaseException] = []  # Not empty also tells the other threads to stop.
 
     def call(work: Work) -> None:
@@ -111,25 +112,28 @@ def from_threads(
                 answers[request] = answer
         except BaseException as failure:
             failures.append(failure)
+        finally:
+            ended.release()
 
     threads = [
         threading.Thread(target=call, args=(work,), name=f"demo-caller-{i}")
         for i, work in enumerate(_shares(rows, len(latencies), callers))
     ]
-    started: list[threading.Thread] = []
     try:
         for thread in threads:
             thread.start()
-            started.append(thread)
         stopwatch = _Stopwatch()
         ready.wait()
-        for thread in threads:
-            thread.join()
+        # Not join(), which CPython up to 3.12 cannot interrupt cleanly: it then takes the thread
+        # that it waited for as ended, and nobody can wait for that one any more.
+        for _ in threads:
+            ended.acquire()
         spent = stopwatch.read()
     except BaseException as failure:
         failures.insert(0, failure)
         ready.abort()
-        for thread in started:
+    for thread in threads:
+        if thread.ident is not None:  # It has started.
             thread.join()
     if failures:
         raise failures[0]
