@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gated import PATIENCE, Gated, Holding, in_thread
-from tests.helpers import identity, rows_of
+from tests.helpers import Tensor, identity, rows_of
 from tidegate import (
     Batcher,
     OutputError,
@@ -274,3 +274,61 @@ def test_models_may_keep_and_overwrite_what_they_answered(outputs: Any, policy: 
             np.testing.assert_array_equal(future.result(PATIENCE), [2 * number] * 3)
     for rows, then in kept:
         np.testing.assert_array_equal(rows, then)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(lambda rows: rows, id="array"),
+        pytest.param(lambda rows: (rows, rows[:, 0]), id="tuple"),
+        pytest.param(lambda rows: {"y": rows}, id="mapping"),
+        pytest.param(list, id="list"),
+        pytest.param(Tensor, id="foreign tensor"),
+    ],
+)
+def test_the_parts_of_a_batch_may_be_answered_in_the_same_memory(wrap: Any) -> None:
+    buffer = np.zeros((8, 3))
+
+    def double(rows: Any) -> Any:
+        np.multiply(rows, 2, out=buffer[: len(rows)])
+        return wrap(buffer[: len(rows)])
+
+    model = Holding(double)
+    with Batcher(
+        model,
+        max_batch_size=8,
+        allowed_batch_sizes=[2, 4, 8],
+        padding_policy="batch_down",
+        caller_runs=False,
+    ) as batcher:
+        _, *futures = model.ask_together(batcher, rows_of(8))
+        for number, future in enumerate(futures, start=1):
+            answer: Any = future.result(PATIENCE)
+            answer = answer["y"] if isinstance(answer, dict) else answer
+            row = answer[0] if isinstance(answer, tuple) else answer
+            np.testing.assert_array_equal(row, [2 * number] * 3)
+    assert [len(batch) for batch in model.batches] == [2, 4, 2, 2]
+
+
+def test_tokens_of_the_parts_of_a_batch_may_be_answered_in_the_same_memory() -> None:
+    buffer = np.zeros(100, np.int64)
+
+    def double(batch: Any) -> Any:
+        tokens = buffer[: len(batch.values)]
+        np.multiply(batch.values, 2, out=tokens)
+        return PerToken(tokens)
+
+    model = Holding(double)
+    with Batcher(
+        model,
+        inputs=TOKENS,
+        collate="pack",
+        max_batch_size=8,
+        allowed_batch_sizes=[2, 4, 8],
+        padding_policy="batch_down",
+        caller_runs=False,
+    ) as batcher:
+        rows = [np.arange(number, number + number % 4) for number in range(8)]
+        for row, future in zip(rows, model.ask_together(batcher, rows), strict=True):
+            np.testing.assert_array_equal(future.result(PATIENCE), 2 * row)
+    assert len(model.batches) == 4

@@ -132,8 +132,10 @@ class Shaper:
 
     def _run(self, model: Callable[[Any], Any], rows: int, memory: Any) -> Any:
         chunks = split(rows, self.sizes, self._policy)
-        answers = [self._call(model, chunk, memory) for chunk in chunks]
-        return answers[0] if len(answers) == 1 else _joined(answers, chunks)
+        if len(chunks) == 1:
+            return self._call(model, chunks[0], memory)
+        answers = [_kept(self._call(model, chunk, memory)) for chunk in chunks]
+        return _joined(answers, chunks)
 
     def _call(self, model: Callable[[Any], Any], chunk: Chunk, memory: Any) -> Any:
         added = chunk.size - chunk.rows
@@ -328,6 +330,26 @@ def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
     return _fast.TokenRows(
         array[: chunk.rows] if rows.padded else array, rows.cu_seqlens, rows.padded
     )
+
+
+def _kept(answer: Any) -> Any:
+    """An answer that stays as it is: the model's own may be in memory that its next call uses."""
+    if isinstance(answer, list):
+        return [np.array(item) if isinstance(item, np.ndarray) else item for item in answer]
+    if isinstance(answer, tuple):
+        parts = [_kept_array(part) for part in answer]
+        return answer._make(parts) if hasattr(answer, "_make") else tuple(parts)
+    if isinstance(answer, dict):
+        return {key: _kept_array(part) for key, part in answer.items()}
+    return _kept_array(answer)
+
+
+def _kept_array(value: Any) -> Any:
+    if isinstance(value, _fast.TokenRows):
+        return _fast.TokenRows(np.array(value.array), value.cu_seqlens, value.padded)
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+        return np.array(np.asarray(value))  # some tensors ignore that a copy is asked for
+    return value
 
 
 def _joined(answers: list[Any], chunks: Sequence[Chunk]) -> Any:
