@@ -17,7 +17,8 @@ from tidegate import (
     PerToken,
     TensorSpec,
 )
-from tidegate._shaping import Shaper, split
+from tidegate._chunks import split
+from tidegate._shaping import Shaper
 
 TOKENS = TensorSpec((None,), np.int64)
 SIZES = st.sets(st.integers(1, 40), min_size=1, max_size=6).map(sorted)

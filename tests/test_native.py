@@ -384,3 +384,19 @@ def test_importing_tidegate_loads_no_module_that_few_need() -> None:
     )
     # Each takes as much memory as a good part of tidegate itself.
     assert not set(printed.split()) & {"asyncio", "pathlib", "urllib.parse", "importlib.metadata"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"collate": "list", "inputs": None},
+        {"executor": "inline"},
+        {"allowed_batch_sizes": [64]},
+        {"warmup": True},
+        {"on_batch_error": "bisect"},
+    ],
+)
+def test_what_a_native_model_cannot_have_is_refused(library: Any, settings: dict[str, Any]) -> None:
+    model = NativeModel(library.twice, outputs=ROW)
+    with pytest.raises(ConfigError, match="a NativeModel takes"):
+        Batcher(model, **{"inputs": ROW, **settings})

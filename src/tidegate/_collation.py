@@ -45,12 +45,15 @@ class Collation:
         group_key: Callable[[Any], Any] | None,
         cost_fn: Callable[[Any], float] | None,
         max_batch_cost: Any,
+        on_batch_error: Any,
     ) -> None:
         _settings.choose("collate", collate, ("stack", "pad", "pack", "list"))
+        _settings.choose("on_batch_error", on_batch_error, ("fail", "bisect"))
         _settings.choose("padding_policy", padding_policy, ("pad_up", "batch_down", "none"))
         self.inputs = inputs
         self.collate: Collate = collate
         self.policy: PaddingPolicy = padding_policy
+        self.isolates = on_batch_error == "bisect"
         self.ragged = inputs is not None and any(spec.ragged for spec in leaves(inputs))
         self.transformed = False
         self._check_inputs()
@@ -132,10 +135,16 @@ class Collation:
     def shaper(self, *, always: bool = False) -> Shaper | None:
         """What makes a batch what the model takes, if it is more than its rows."""
         exact = self.sizes is None or self.policy == "none"
-        if exact and not self.ragged and not self.transformed and not always:
+        if exact and not (self.ragged or self.transformed or self.isolates or always):
             return None
         from tidegate._shaping import Shaper
 
         return Shaper(
-            self.inputs, self.collate, self.sizes, self.policy, self.padding_value, self.pad_to
+            self.inputs,
+            self.collate,
+            self.sizes,
+            self.policy,
+            self.padding_value,
+            self.pad_to,
+            self.isolates,
         )

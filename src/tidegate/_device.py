@@ -98,6 +98,8 @@ def open_berths(
         raise ConfigError(
             "padding_policy='batch_down' is for the CPU; on a device choose 'pad_up' or 'none'"
         )
+    if collation.isolates:
+        raise ConfigError("on_batch_error='bisect' is for the CPU; on a device leave it at 'fail'")
     if isinstance(model, ModelPool):
         places = [(_Leased(each), each.device or settings.name, each) for each in model.instances]
     else:

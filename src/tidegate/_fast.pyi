@@ -119,6 +119,14 @@ class Grouping:
     max_batch_cost: float
 
 @disjoint_base
+class Isolated:
+    def __init__(self, answer: Any, errors: dict[int, Exception]) -> None: ...
+    @property
+    def answer(self) -> Any: ...
+    @property
+    def errors(self) -> dict[int, Exception]: ...
+
+@disjoint_base
 class TokenRows:
     def __init__(self, array: Any, cu_seqlens: npt.NDArray[np.int32], padded: bool) -> None: ...
     @property

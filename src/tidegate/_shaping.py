@@ -18,49 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tidegate import _fast
+from tidegate._chunks import Chunk, halves, split
+from tidegate._isolation import isolate
+from tidegate._joining import blank, checked, joined, kept
 from tidegate._settings import PaddingPolicy
 from tidegate.errors import ConfigError, OutputError
 from tidegate.ragged import Packed, Padded, PerToken
 from tidegate.specs import Spec, TensorSpec, leaves
 from tidegate.transforms import Affine, TokenIds
 
-__all__ = ["Chunk", "Shaper", "fill_of", "split"]
+__all__ = ["Shaper", "fill_of"]
 
 _Array = npt.NDArray[Any]
-
-
-class Chunk(NamedTuple):
-    """One call of the model: `rows` rows from `first` on, and so many more that it sees `size`."""
-
-    first: int
-    rows: int
-    size: int
-
-
-def split(rows: int, sizes: Sequence[int] | None, policy: PaddingPolicy) -> list[Chunk]:
-    """How a batch is run.
-
-    Args:
-        rows: Its rows, at least one.
-        sizes: The allowed batch sizes, ascending; None for any.
-        policy: ``"pad_up"`` adds rows up to the next allowed size; ``"batch_down"`` runs as much as
-            the next smaller one and then the rest, so that rows are added only to what is left
-            below the smallest; ``"none"`` runs batches as they are.
-    """
-    if sizes is None or policy == "none":
-        return [Chunk(0, rows, rows)]
-    chunks = []
-    first = 0
-    while first < rows:
-        left = rows - first
-        above = bisect_left(sizes, left)
-        exact = above < len(sizes) and sizes[above] == left
-        if above == len(sizes) or (policy == "batch_down" and above > 0 and not exact):
-            chunks.append(Chunk(first, sizes[above - 1], sizes[above - 1]))
-        else:
-            chunks.append(Chunk(first, left, sizes[above]))
-        first += chunks[-1].rows
-    return chunks
 
 
 class _Rows(NamedTuple):
@@ -81,6 +50,7 @@ class Shaper:
         policy: See split().
         padding_value: Behind the tokens of padded rows.
         pad_to: Lengths that rows are padded to, ascending; None for the longest of the batch.
+        isolates: Whether a batch for which the model raises is run again in halves.
     """
 
     def __init__(
@@ -91,12 +61,14 @@ class Shaper:
         policy: PaddingPolicy,
         padding_value: float,
         pad_to: Sequence[int] | None,
+        isolates: bool = False,
     ) -> None:
         self.spec = spec
         self.sizes = sizes
         self._collate = collate
         self._policy = policy
         self._pad_to = pad_to
+        self._isolates = isolates
         self._specs: list[TensorSpec] = []
         self._fills: list[_Array] = []
         self._padding_value = padding_value
@@ -132,10 +104,55 @@ class Shaper:
 
     def _run(self, model: Callable[[Any], Any], rows: int, memory: Any) -> Any:
         chunks = split(rows, self.sizes, self._policy)
+        try:
+            return self._answer(model, chunks, memory)
+        except OutputError:
+            raise
+        except Exception as error:
+            if not self._isolates or rows == 1:
+                raise
+            failure = error
+        try:  # Outside the handler: what is raised now is not for want of handling that.
+            return self._isolated(model, chunks, memory, failure)
+        finally:
+            del failure  # which refers to this frame
+
+    def _answer(self, model: Callable[[Any], Any], chunks: Sequence[Chunk], memory: Any) -> Any:
         if len(chunks) == 1:
             return self._call(model, chunks[0], memory)
-        answers = [_kept(self._call(model, chunk, memory)) for chunk in chunks]
-        return _joined(answers, chunks)
+        answers = [kept(self._call(model, chunk, memory)) for chunk in chunks]
+        return joined(answers, chunks)
+
+    def _isolated(
+        self,
+        model: Callable[[Any], Any],
+        chunks: Sequence[Chunk],
+        memory: Any,
+        failure: Exception,
+    ) -> _fast.Isolated:
+        """The answer to a batch for which the model raised, without the rows that are to blame."""
+
+        def cut(chunk: Chunk) -> list[Chunk]:
+            return halves(chunk, self.sizes, self._policy)
+
+        parts = isolate(
+            lambda chunk: kept(self._call(model, chunk, memory)),
+            chunks if len(chunks) > 1 else cut(chunks[0]),
+            cut,
+            failure,
+        )
+        like: Any = next((part.answer for part in parts if part.error is None), [])
+        answers = [
+            blank(like, part.chunk.rows) if part.error is not None else part.answer
+            for part in parts
+        ]
+        try:
+            return _fast.Isolated(
+                joined(answers, [part.chunk for part in parts]),
+                {part.chunk.first: part.error for part in parts if part.error is not None},
+            )
+        finally:
+            parts.clear()  # An error's frames know where this list was made: a cycle else.
 
     def _call(self, model: Callable[[Any], Any], chunk: Chunk, memory: Any) -> Any:
         added = chunk.size - chunk.rows
@@ -177,7 +194,10 @@ class Shaper:
         if self._pad_to is not None:
             longest = self._pad_to[bisect_left(self._pad_to, longest)]
         parts = [
-            _widened(_fast.pad_rows(array, offsets, *chunk, longest, fill), spec)
+            _widened(
+                _fast.pad_rows(array, offsets, chunk.first, chunk.rows, chunk.size, longest, fill),
+                spec,
+            )
             if spec.ragged
             else _transformed(_taken(array, chunk), spec)
             for array, spec, fill in zip(arrays, self._specs, self._fills, strict=True)
@@ -249,10 +269,10 @@ def _uncounted(rows: int, tokens: int, padding_tokens: int) -> None:
 
 def _taken(array: _Array, chunk: Chunk) -> _Array:
     """The rows of a chunk; those that are added repeat its first."""
-    first, rows, size = chunk
+    first, rows, size, last = chunk
     if size == rows:
         return array[first : first + rows]
-    if first + size <= len(array):
+    if last and first + size <= len(array):
         array[first + rows : first + size] = array[first]
         return array[first : first + size]
     return np.concatenate((array[first : first + rows], array[[first] * (size - rows)]))
@@ -291,21 +311,7 @@ def _cut_array(value: Any, chunk: Chunk, rows: _Rows | None) -> Any:
         hasattr(value, "__array__") or hasattr(value, "__array_interface__")
     ):
         return value  # whatever it is, it is checked by whoever keeps it
-    return _checked(value, chunk.size)[: chunk.rows]
-
-
-def _checked(value: Any, rows: int) -> _Array:
-    """An output as an array of so many rows; raises OutputError."""
-    array = np.asarray(value)
-    given = array.shape[0] if array.ndim else None
-    if given != rows:
-        raise OutputError(
-            f"expected {rows} rows from the model, got "
-            + ("a scalar" if given is None else f"{given} (an output of shape {array.shape})"),
-            expected=rows,
-            given=given,
-        )
-    return array
+    return checked(value, chunk.size)[: chunk.rows]
 
 
 def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
@@ -330,87 +336,3 @@ def _by_token(value: Any, chunk: Chunk, rows: _Rows | None) -> _fast.TokenRows:
     return _fast.TokenRows(
         array[: chunk.rows] if rows.padded else array, rows.cu_seqlens, rows.padded
     )
-
-
-def _kept(answer: Any) -> Any:
-    """An answer that stays as it is: the model's own may be in memory that its next call uses."""
-    if isinstance(answer, list):
-        return [np.array(item) if isinstance(item, np.ndarray) else item for item in answer]
-    if isinstance(answer, tuple):
-        parts = [_kept_array(part) for part in answer]
-        return answer._make(parts) if hasattr(answer, "_make") else tuple(parts)
-    if isinstance(answer, dict):
-        return {key: _kept_array(part) for key, part in answer.items()}
-    return _kept_array(answer)
-
-
-def _kept_array(value: Any) -> Any:
-    if isinstance(value, _fast.TokenRows):
-        return _fast.TokenRows(np.array(value.array), value.cu_seqlens, value.padded)
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
-        return np.array(np.asarray(value))  # some tensors ignore that a copy is asked for
-    return value
-
-
-def _joined(answers: list[Any], chunks: Sequence[Chunk]) -> Any:
-    """The answers to the parts of a batch as one."""
-    first = answers[0]
-    kinds = [_kind(answer) for answer in answers]
-    if any(kind != kinds[0] for kind in kinds):
-        raise OutputError(
-            "expected answers of one kind to all parts of a batch from the model, got "
-            + " and then ".join(dict.fromkeys(kinds))
-        )
-    if isinstance(first, list):
-        return [item for answer in answers for item in answer]
-    if isinstance(first, tuple):
-        parts = [_joined_arrays(parts, chunks) for parts in zip(*answers, strict=True)]
-        return first._make(parts) if hasattr(first, "_make") else tuple(parts)
-    if isinstance(first, dict):
-        return {key: _joined_arrays([answer[key] for answer in answers], chunks) for key in first}
-    return _joined_arrays(answers, chunks)
-
-
-def _kind(answer: Any) -> str:
-    """What an answer is, in words; those of the same can be joined."""
-    if isinstance(answer, tuple):
-        return f"{type(answer).__name__} of {len(answer)}"
-    if isinstance(answer, dict):
-        return f"mapping of {sorted(map(str, answer))}"
-    if isinstance(answer, list):
-        return "list"
-    return "PerToken" if isinstance(answer, _fast.TokenRows) else "array"
-
-
-def _joined_arrays(parts: Sequence[Any], chunks: Sequence[Chunk]) -> Any:
-    by_token = [isinstance(part, _fast.TokenRows) for part in parts]
-    if any(by_token) != all(by_token):
-        raise OutputError(
-            "expected an output to be PerToken for all parts of a batch or for none, got some"
-        )
-    if by_token[0]:
-        arrays = [_end_to_end(part) for part in parts]
-    else:
-        arrays = [_checked(part, chunk.rows) for part, chunk in zip(parts, chunks, strict=True)]
-    shapes = [array.shape[1:] for array in arrays]
-    if any(shape != shapes[0] for shape in shapes):
-        raise OutputError(
-            "expected outputs of one shape for all parts of a batch from the model, got rows of "
-            + " and then ".join(map(str, dict.fromkeys(shapes)))
-        )
-    joined = np.concatenate(arrays)
-    if not by_token[0]:
-        return joined
-    ends, begin = [np.zeros(1, np.int32)], 0
-    for part in parts:
-        ends.append(part.cu_seqlens[1:] + np.int32(begin))
-        begin += int(part.cu_seqlens[-1])
-    return _fast.TokenRows(joined, np.concatenate(ends).astype(np.int32), False)
-
-
-def _end_to_end(part: _fast.TokenRows) -> _Array:
-    """What a part has for its tokens, without padding: each part is padded to its own length."""
-    array: _Array = part.array
-    if part.padded:
-        array = array[np.arange(array.shape[1]) < np.diff(part.cu_seqlens)[:, np.newaxis]]
-    return array

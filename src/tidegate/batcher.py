@@ -92,6 +92,9 @@ class Batcher(_fast.Gateway):
             ``allowed_batch_sizes`` and ``pad_to``. Needs ``inputs``.
         default_timeout: Seconds that a request may wait in the queue; None for no limit.
         split_oversize: Whether ``submit_many`` may split its rows over several batches.
+        on_batch_error: What becomes of a batch for which the model raises: with ``"fail"`` all of
+            it fails; with ``"bisect"`` halves of it are run again, down to single rows, so that
+            only those fail that the model cannot take. The model must leave its argument as it is.
         executor: ``"thread"`` runs each instance in a thread of its own; ``"inline"`` runs the
             model on the event loop that submits, once per iteration, for models of a few
             microseconds.
@@ -131,6 +134,7 @@ class Batcher(_fast.Gateway):
         warmup: bool = False,
         default_timeout: float | None = None,
         split_oversize: bool = True,
+        on_batch_error: Literal["fail", "bisect"] = "fail",
         executor: Literal["thread", "inline"] = "thread",
         caller_runs: bool = True,
         outputs: Literal["auto", "view", "copy", "device"] = "auto",
@@ -167,6 +171,7 @@ class Batcher(_fast.Gateway):
             group_key=group_key,
             cost_fn=cost_fn,
             max_batch_cost=max_batch_cost,
+            on_batch_error=on_batch_error,
         )
         self._collation = collation
         self._name = name if name is not None else f"batcher-{next(_numbers)}"
@@ -177,7 +182,8 @@ class Batcher(_fast.Gateway):
             raise ConfigError("a NativeModel takes arrays and runs in its own thread")
         if native is not None and (collation.shaper() is not None or warmup):
             raise ConfigError(
-                "a NativeModel takes batches as they are: no ragged inputs, no padding, no warmup"
+                "a NativeModel takes batches as they are: no ragged inputs, no padding, no warmup, "
+                "no on_batch_error='bisect'"
             )
         if warmup and inputs is None:
             raise ConfigError("warmup needs to know what a request looks like: pass inputs")

@@ -396,6 +396,7 @@ def test_graphs_are_used_until_their_model_is_swapped(machine_of: Maker) -> None
             {"allowed_batch_sizes": (1, 64), "padding_policy": "batch_down"},
             "choose 'pad_up' or 'none'",
         ),
+        ({"on_batch_error": "bisect"}, "leave it at 'fail'"),
         ({"outputs": "device", "device": None}, "needs a device"),
     ],
 )

@@ -71,6 +71,21 @@ cdef bint _ours_alone(object array, Staging staging):
             and cnp.PyArray_BASE(<cnp.ndarray>base) == NULL and Py_REFCNT(base) == 1)
 
 
+cdef class Isolated:
+    """The answer to a batch without the rows that are to blame for an exception.
+
+    Args:
+        answer: As a model's; what it has for those rows is never looked at.
+        errors: What the model raised for each of them, by row.
+    """
+    cdef readonly object answer
+    cdef readonly dict errors
+
+    def __init__(self, answer, dict errors not None):
+        self.answer = answer
+        self.errors = errors
+
+
 @cython.freelist(16)
 cdef class BatchState:
     """One batch as its futures see it; kept alive by them and by the core until it has run."""
@@ -82,6 +97,7 @@ cdef class BatchState:
     cdef object outputs    # an array, tuple, dict or list, by `kind`
     cdef type row_type     # of a named tuple
     cdef object error      # what the model raised, or an OutputError
+    cdef dict errors       # what it raised for single rows, else None
     cdef list shown        # arrays that native readers look at
     cdef list rows         # submitted objects, for collate="list"
     cdef list contexts     # where requests came from, by slot; None if nobody traces
@@ -104,6 +120,12 @@ cdef class BatchState:
         """
         cdef bint alone
         failed[0] = 0
+        if type(answer) is Isolated:
+            # Nobody else has what is in it: one reference is its own, one our call's.
+            self.set_outputs((<Isolated>answer).answer, rows, staging, 2, failed)
+            self.errors = (<Isolated>answer).errors
+            failed[0] += <uint32_t>len(self.errors)
+            return 0
         if isinstance(answer, list):
             if len(answer) != rows:
                 raise OutputError(f"expected a list of {rows} objects from the model, "
@@ -195,7 +217,7 @@ cdef class BatchState:
         cdef OutputView view
         cdef cnp.ndarray array
         cdef void* kept
-        if self.kind == LIST_OUTPUT or self.by_token:
+        if self.kind == LIST_OUTPUT or self.by_token or self.errors is not None:
             return 0
         if self.kind == MAPPING_OUTPUT:
             by_name = {str(key): part for key, part in (<dict>self.outputs).items()}
@@ -272,6 +294,8 @@ cdef class BatchState:
         cdef uint32_t row
         if outcome == Outcome.Completed:
             row = self.session.w.batch_row(self.core, slot)
+            if self.errors is not None:
+                self.raise_error_of(row)
             if self.by_token:
                 return self.answer_by_token(row)
             if self.kind == ARRAY_OUTPUT:
@@ -337,14 +361,25 @@ cdef class BatchState:
             if error is None:
                 status = self.session.w.batch_status(self.core)
                 return ModelError(f"the native model of {self.session.name!r} returned {status}")
-            try:
-                said = f"{type(error).__name__}: {error}"
-            except Exception:  # its text is the model's own code
-                said = type(error).__name__
-            failure = ModelError(f"the model of {self.session.name!r} raised {said}")
-            failure.__cause__ = error
-            return failure
+            return self.model_error(error)
         return ClosedError(f"batcher {self.session.name!r} was closed before the request was done")
+
+    cdef int raise_error_of(self, uint32_t row) except -1:
+        """Raises what the model raised for row `row` alone, if it did."""
+        error = self.errors.get(row)
+        if error is not None:
+            raise self.model_error(error)
+        return 0
+
+    cdef object model_error(self, object error):
+        """What a caller gets for `error`, which the model has raised."""
+        try:
+            said = f"{type(error).__name__}: {error}"
+        except Exception:  # its text is the model's own code
+            said = type(error).__name__
+        failure = ModelError(f"the model of {self.session.name!r} raised {said}")
+        failure.__cause__ = error
+        return failure
 
     cdef object settled_error(self, SlotState state):
         """The exception of a request that never ran."""

@@ -72,6 +72,10 @@ cdef class BulkFuture(Future):
                     raise batch.settled_error(state)
             if batch.session.w.batch_outcome(batch.core) != Outcome.Completed:
                 raise batch.failure(batch.session.w.batch_outcome(batch.core))
+            if batch.errors is not None:
+                for row in range(self.parts[i].count):
+                    batch.raise_error_of(
+                        batch.session.w.batch_row(batch.core, self.parts[i].slot + row))
         batch = batches[0]
         # A list also when the model answers one batch so and another otherwise, or rows of which
         # each has an own length.
