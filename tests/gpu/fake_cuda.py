@@ -85,7 +85,8 @@ class FakeCuda:
         assert flags == 1
         self.call("PinnedMemory")
         memory = FakePinnedMemory(size)
-        self.pinned.add(memory)
+        with self.lock:
+            self.pinned.add(memory)
         return memory
 
     def PinnedMemoryPointer(self, memory: FakePinnedMemory, offset: int) -> Any:  # noqa: N802
@@ -174,9 +175,9 @@ class FakeCuda:
             self.fail()
             self.call("memcpyAsync")
         host = {1: source, 2: target}.get(kind)
-        assert host is None or any(memory.has(host, nbytes) for memory in self.pinned), (
-            "a copy from or to memory that is not page-locked would make the host wait"
-        )
+        with self.lock:  # another thread may make more
+            pinned = host is None or any(memory.has(host, nbytes) for memory in self.pinned)
+        assert pinned, "a copy from or to memory that is not page-locked would make the host wait"
         self._stream(stream).push(lambda: ctypes.memmove(target, source, nbytes))
 
     def _memset(self, target: int, value: int, nbytes: int, stream: int) -> None:
