@@ -32,7 +32,7 @@ struct Stream {
     bool complete = false;  // the whole request is here
     bool answered = false;
     Nanos started = 0;
-    Nanos deadline = kNever;   // by the client's grpc-timeout
+    Nanos deadline = kNever;   // by the client's grpc-timeout, then also by the model's timeout
     std::string path;          // for methods that Python answers
     std::string body;          // with its prefix; kept until the answer is sent
     std::string expanded;      // if it came compressed
@@ -46,7 +46,7 @@ struct Stream {
     Pending* pending = nullptr;
     std::size_t waiter = 0;  // its place among those of `pending`
     std::uint64_t python_call = 0;
-    bool parked = false;
+    bool parked = false;  // until the lane has memory for another batch
 
     Stream* previous = nullptr;  // of its connection
     Stream* next = nullptr;

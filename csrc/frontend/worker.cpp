@@ -166,7 +166,6 @@ bool Worker::take_orders() {
         std::vector<Stream*> parked;
         parked.swap(parked_);
         for (Stream* stream : parked) {
-            stream->parked = false;
             arrived(*stream);
             mark(*stream->connection);
         }

@@ -32,6 +32,9 @@ void Worker::arrived(Stream& stream) {
 }
 
 bool Worker::submit(Stream& stream) {
+    // Its deadline counts from its arrival, however long it was parked; if it has passed by now,
+    // the batch drops the request.
+    const bool again = std::exchange(stream.parked, false);
     Plan plan;
     stream.form = {};
     if (stream.method == Method::Predict) {
@@ -47,17 +50,19 @@ bool Worker::submit(Stream& stream) {
     // More rows than a batch has by now: Python splits them.
     if (plan.rows > 1 && plan.rows > waist_.max_batch_size(offer.engine)) return false;
     Connection& connection = *stream.connection;
-    const Nanos time = connection.last_traffic();
-    const Nanos timeout = plan.timeout != kNever ? plan.timeout : offer.default_timeout;
-    const Nanos deadline = std::min(stream.deadline, add_saturating(time, timeout));
-    if (deadline <= time) {
-        connection.fail(stream, GrpcStatus::DeadlineExceeded,
-                        "the request's deadline had passed when it arrived");
-        return true;
+    if (!again) {
+        const Nanos time = connection.last_traffic();
+        const Nanos timeout = plan.timeout != kNever ? plan.timeout : offer.default_timeout;
+        stream.deadline = std::min(stream.deadline, add_saturating(time, timeout));
+        if (stream.deadline <= time) {
+            connection.fail(stream, GrpcStatus::DeadlineExceeded,
+                            "the request's deadline had passed when it arrived");
+            return true;
+        }
     }
     Reservation reservation;
-    switch (
-        waist_.reserve(offer.engine, offer.lane, plan.rows, plan.rows, deadline, &reservation)) {
+    switch (waist_.reserve(offer.engine, offer.lane, plan.rows, plan.rows, stream.deadline,
+                           &reservation)) {
         case Status::Ok:
             break;
         case Status::QueueFull:

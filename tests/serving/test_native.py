@@ -318,6 +318,41 @@ def test_a_deadline_that_passes_in_the_queue_ends_the_call(stack: ExitStack, mod
     assert offered.batcher.statistics().rows == 1
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["the request's", "the batcher's"])
+def test_the_timeout_of_a_request_without_memory_counts_from_its_arrival(
+    stack: ExitStack, own: bool
+) -> None:
+    # As many batches as there is memory for are held up, so that the last request is set aside.
+    model = Gated()
+    settings: dict[str, Any] = {} if own else {"default_timeout": 0.3}
+    offered = Offered(stack, model, caller_runs=False, max_batch_size=1, **settings)
+    stack.callback(model.gate.set)
+    enough = threading.Event()
+    handle = offered.server._handle
+
+    def wait_for_enough(kind: str, *what: Any) -> None:
+        assert kind != "buffer" or enough.wait(PATIENCE)
+        handle(kind, *what)
+
+    offered.server._handle = wait_for_enough  # type: ignore[method-assign]
+    first = offered.start()[0]
+    model.await_entry()
+    request = raw_request("m", input=ROW)
+    if own:
+        request.parameters["timeout"].int64_param = 300_000
+    method = offered.door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    parked = method.future(request.SerializeToString(), timeout=PATIENCE)
+    time.sleep(0.35)
+    # The connection has traffic when the request is older than its timeout.
+    live = offered.door.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    live(b"", timeout=PATIENCE)
+    model.gate.set()
+    first.result(PATIENCE)
+    enough.set()
+    assert parked.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "while it waited" in parked.details()
+
+
 def test_clients_that_vanish_harm_nobody(stack: ExitStack, model: Gated) -> None:
     offered = Offered(stack, model, caller_runs=False)
     first = offered.start()[0]
