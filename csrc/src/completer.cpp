@@ -7,6 +7,14 @@
 
 namespace tidegate {
 
+namespace {
+
+/// A device without work for so long lets go of its last batches. Not at once: that takes the GIL,
+/// which whoever has just been answered wants as well.
+constexpr Nanos kIdle = 100 * kMillisecond;
+
+}  // namespace
+
 Completer::Completer(Engine& engine, DeviceCalls calls)
     : engine_(engine), calls_(calls), thread_([this] { run(); }) {}
 
@@ -53,6 +61,7 @@ std::size_t Completer::take_ended(Ended* into, std::size_t most) {
 void Completer::run() noexcept {
     // What it answers is what the first wait would: that says it to the batch as well.
     if (calls_.enter != nullptr) calls_.enter(calls_.context);
+    Executor* to_tell = nullptr;  // whose batch was the last to end
     for (;;) {
         Flight flight{};
         std::uint32_t seen = 0;
@@ -69,7 +78,11 @@ void Completer::run() noexcept {
             seen = added_.load(std::memory_order_relaxed);  // changes under the mutex
         }
         if (!found) {
-            futex_wait(added_, seen, kNever);
+            const Nanos until = to_tell == nullptr ? kNever : engine_.clock().now() + kIdle;
+            if (futex_wait(added_, seen, until) == FutexResult::TimedOut) {
+                engine_.nudge(*to_tell);
+                to_tell = nullptr;
+            }
             continue;
         }
         const std::int32_t status = calls_.wait(flight.event);
@@ -82,6 +95,7 @@ void Completer::run() noexcept {
             ended_.fetch_add(1, std::memory_order_relaxed);
         }
         futex_wake_all(ended_);
+        to_tell = flight.executor;
     }
 }
 

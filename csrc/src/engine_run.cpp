@@ -87,6 +87,12 @@ Status Engine::await_work(Executor& executor) noexcept {
                 executor.state = ExecutorState::Gone;
                 return Status::Stop;
             }
+            if (std::exchange(executor.nudged, false)) {
+                leave_idle(executor);
+                executor.state = ExecutorState::Busy;
+                executor.cycle_start = 0;  // what it does meanwhile is no run
+                return Status::Nothing;
+            }
             arm_for_delay(now);
         }
         sleep(executor, lock, kNever);
@@ -153,6 +159,15 @@ void Engine::decline(Executor& executor) noexcept {
     executor.state = ExecutorState::Busy;
     executor.cycle_start = 0;  // how long it stays away is no run
     dispatch(lock);
+}
+
+void Engine::nudge(Executor& executor) noexcept {
+    {
+        const std::lock_guard lock(mutex_);
+        executor.nudged = true;
+        executor.word.fetch_add(1, std::memory_order_relaxed);  // read under the mutex
+    }
+    futex_wake_all(executor.word);
 }
 
 Status Engine::seal_next(Executor& executor, Taken& taken) noexcept {

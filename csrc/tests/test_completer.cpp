@@ -1,5 +1,6 @@
 // Batches on a device end in order, with what the device said, while more of them are started.
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -138,6 +139,42 @@ void test_batches_end_in_order_and_with_their_status() {
     CHECK_EQUAL(now.failed, 1u);
 }
 
+void test_an_idle_executor_hears_once_that_its_last_batch_has_ended() {
+    Rows rows(1);
+    Device device;
+    Completer completer(rows.engine, device.calls());
+    rows.submit(1);
+    Device::Event* const event = device.record(700);
+    completer.add(rows.executor, rows.take(), event);
+    Ended endings[4];
+    std::thread executor([&] {
+        CHECK(rows.engine.await_work(rows.executor) == Status::Nothing);
+        CHECK_EQUAL(completer.take_ended(endings, 4), 1u);
+        CHECK(rows.engine.await_work(rows.executor) == Status::Ok, "work comes first, and as ever");
+        Taken taken;
+        CHECK(rows.engine.seal(rows.executor, taken) == Status::Ok);
+        taken.slab->wait_committed(taken.reserved);
+        CHECK_EQUAL(rows.engine.claim(taken), 1u);
+        rows.engine.finish(rows.executor, taken, Outcome::Completed, 0, 0);
+        CHECK(rows.engine.await_work(rows.executor) == Status::Stop);
+    });
+    device.reach(event);
+    const auto idle = [&] {
+        return rows.engine.statistics().executors[0].state == ExecutorState::Idle;
+    };
+    // Told, it has looked, and sleeps again: nothing wakes it but work.
+    completer.wait_room(1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    while (!idle()) std::this_thread::yield();
+    CHECK_EQUAL(endings[0].status, 700);
+    Batch* const batch = rows.submit(2);
+    CHECK(batch->wait(0, kNever, 0, rows.engine.clock()) == WaitResult::Done);
+    rows.engine.close(true);
+    executor.join();
+    void* orphans[4];
+    rows.engine.take_orphans(orphans, 4);
+}
+
 /// Callers, an executor with a ring of three, and a device that is late, all at once.
 void test_a_ring_under_way() {
     constexpr std::uint32_t kDepth = 3;
@@ -175,7 +212,9 @@ void test_a_ring_under_way() {
             completer.wait_room(kDepth);
             ended += completer.take_ended(endings, 8);
             CHECK(started - ended < kDepth, "never more than the ring has room for");
-            if (rows.engine.await_work(rows.executor) != Status::Ok) break;
+            const Status status = rows.engine.await_work(rows.executor);
+            if (status == Status::Stop) break;
+            if (status == Status::Nothing) continue;  // the callers have paused
             Taken taken;
             if (rows.engine.seal(rows.executor, taken) != Status::Ok) continue;
             taken.slab->wait_committed(taken.reserved);
@@ -209,5 +248,6 @@ void test_a_ring_under_way() {
 
 int main() {
     test_batches_end_in_order_and_with_their_status();
+    test_an_idle_executor_hears_once_that_its_last_batch_has_ended();
     test_a_ring_under_way();
 }

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.gated import until
 from tests.gpu.fake_cuda import ILLEGAL_ADDRESS
 from tests.gpu.machines import Machine
 from tests.gpu.shim_driver import Shim
@@ -275,6 +276,41 @@ def test_after_an_error_of_cuda_everything_fails_and_nothing_hangs(
     batcher.close()
     now = batcher.statistics()
     assert now.submitted == now.completed + now.failed
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
+def test_an_idle_device_lets_go_of_its_last_batch(machine_of: Maker, completion: Any) -> None:
+    machine = machine_of("lazy")
+    device = CudaDevice(completion=completion)
+    with Batcher(doubled, inputs=ROW, max_batch_size=4, device=device) as batcher:
+        assert batcher(np.ones(3, "float32"))[0] == 2
+        slots = machine.lanes[0]._ring.slots
+        until(lambda: all(slot.flight is None and slot.held == () for slot in slots))
+
+
+@pytest.mark.parametrize("completion", ["thread", "native"])
+def test_an_idle_device_knows_that_its_last_batch_failed(
+    machine_of: Maker, completion: Any
+) -> None:
+    machine = machine_of("lazy")
+
+    go_on = threading.Event()
+
+    def fail() -> None:
+        assert go_on.wait(WAITING)
+        machine.cuda.status = ILLEGAL_ADDRESS
+
+    def model(x: Any) -> Any:
+        machine.xp.later(fail)
+        return doubled(x)
+
+    device = CudaDevice(completion=completion)
+    with Batcher(model, inputs=ROW, max_batch_size=4, device=device) as batcher:
+        future = batcher.submit(np.ones(3, "float32"))
+        time.sleep(0.05)  # the executor sleeps when the batch ends
+        go_on.set()
+        assert isinstance(future.exception(WAITING), DeviceError)
+        until(lambda: machine.lanes[0].broken is not None)
 
 
 def test_a_device_that_failed_gets_no_more_while_another_works(machine_of: Maker) -> None:

@@ -116,6 +116,8 @@ cdef class DeviceRunner(Runner):
                     wanted = w.want_gil(engine, self.executor)
             if status == Status.Stop:
                 return 0
+            if status == Status.Nothing:
+                continue  # the device is idle: its last batches have ended, and are let go of
             w.got_gil(engine, self.executor, wanted)
             if self.lease is not None and not self.lease.acquire(False):
                 self.decline()

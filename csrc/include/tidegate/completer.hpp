@@ -7,6 +7,8 @@
 //   executor: take, start, add() ──▶ completer: wait for the event, finish the batch
 //   executor: wait_room() ◀──────────────────── one more has ended
 //   executor: take_ended()           lets the device's side go, which takes the GIL
+//   executor: await_work() ◀── nudge() once nothing has been added for a while: the same, for the
+//                              last batches
 #pragma once
 
 #include <atomic>

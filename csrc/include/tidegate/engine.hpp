@@ -46,6 +46,7 @@ struct Executor {
     Nanos last_pause = kNever;  // how long it was idle before its last batch
     Nanos typical_run = 0;      // how long a run takes when nothing gets in its way
     std::uint32_t runs = 0;
+    bool nudged = false;
     std::atomic<Nanos> gil_wanted_at{kNever};  // read by the timer
 };
 
@@ -96,13 +97,16 @@ class Engine {
     // -- running --
 
     /// Sleeps until there is work for `executor` (Ok) or it should end (Stop); lingers for callers
-    /// that are about to return. \pre The GIL is not held.
+    /// that are about to return. After nudge() it answers Nothing, once, instead of sleeping.
+    /// \pre The GIL is not held.
     Status await_work(Executor& executor) noexcept;
     /// Takes the batch that await_work() promised. Called late, with the GIL held, so that all that
     /// came meanwhile rides along. Nothing: somebody else took it.
     Status seal(Executor& executor, Taken& taken) noexcept;
     /// Leaves the batch that await_work() promised to whoever comes next. \pre instead of seal()
     void decline(Executor& executor) noexcept;
+    /// Has an executor that sleeps in await_work(), or is about to, return for other things.
+    void nudge(Executor& executor) noexcept;
     /// Takes a full batch if one waits, for an executor that has just run a short one.
     Status seal_next(Executor& executor, Taken& taken) noexcept;
     /// seal() for ExecutorKind::Inline: takes what is there unless it is being run already.
