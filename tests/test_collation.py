@@ -56,6 +56,62 @@ def test_each_instance_is_warmed_up_for_each_size_before_it_serves(warm: str, co
     assert calls == [expected] * (1 if warm == "plain" else 2)
 
 
+@pytest.mark.parametrize(
+    ("collate", "cost", "expected"),
+    [
+        # What the batch looks like, and the tokens of its rows.
+        ("pack", 3, [((2,), [1, 1]), ((3,), [1, 0, 1, 1])]),
+        (
+            "pad",
+            9,
+            [((2, 5), [5, 4]), ((2, 9), [9, 0]), ((4, 5), [5, 1, 1, 2]), ((4, 9), [9, 0, 0, 0])],
+        ),
+        ("pad", 5.5, [((2, 5), [5, 0]), ((4, 5), [5, 0, 0, 0])]),  # none has more tokens
+        ("pad", 99, [((2, 5), [5, 5]), ((2, 9), [9, 9]), ((4, 5), [5] * 4), ((4, 9), [9] * 4)]),
+    ],
+)
+def test_models_are_warmed_up_with_no_more_than_a_batch_may_cost(
+    collate: Any, cost: float, expected: list[Any]
+) -> None:
+    seen: list[Any] = []
+
+    def model(batch: Any) -> Any:
+        lengths = batch.lengths if collate == "pad" else np.diff(batch.cu_seqlens)
+        seen.append((batch.values.shape, lengths.tolist()))
+        return np.zeros(len(lengths))
+
+    settings: dict[str, Any] = {"pad_to": [5, 9]} if collate == "pad" else {}
+    with Batcher(
+        model,
+        inputs=TOKENS,
+        collate=collate,
+        max_batch_size=4,
+        allowed_batch_sizes=[2, 4],
+        max_batch_cost=cost,
+        warmup=True,
+        **settings,
+    ):
+        assert seen == expected
+
+
+def test_what_requests_cost_by_a_function_is_not_known_at_warm_up() -> None:
+    seen: list[Any] = []
+
+    def model(rows: Any) -> Any:
+        seen.append(len(rows))
+        return rows
+
+    with Batcher(
+        model,
+        inputs=TensorSpec((3,), "f4"),
+        max_batch_size=4,
+        cost_fn=lambda row: float(row[0]),
+        max_batch_cost=2,
+        warmup=True,
+    ):
+        assert seen == [4]
+
+
 def test_a_model_that_cannot_be_warmed_up_has_no_batcher() -> None:
     def model(rows: Any) -> Any:
         raise ValueError("no weights")

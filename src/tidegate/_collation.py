@@ -124,6 +124,13 @@ class Collation:
         limits = [lengths[-1] for lengths in (self.pad_to, self.buckets) if lengths is not None]
         return min(limits) if limits else None
 
+    @property
+    def max_batch_tokens(self) -> int | None:
+        """Tokens that a batch may have; None for no limit, or one of another cost."""
+        if self.max_batch_cost is None or self._cost_fn is not None:
+            return None
+        return int(self.max_batch_cost)
+
     def grouping(self) -> _fast.Grouping | None:
         """What tells requests apart and weighs them, if that is needed."""
         if not self.grouped:

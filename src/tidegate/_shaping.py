@@ -218,30 +218,48 @@ class Shaper:
         named: Any = spec
         return named._make(parts) if hasattr(spec, "_make") else tuple(parts)
 
-    def warm_up(self, model: Callable[[Any], Any], most: int) -> None:
+    def warm_up(
+        self, model: Callable[[Any], Any], most: int, most_tokens: int | None = None
+    ) -> None:
         """Calls the model with zeros, once for each allowed size and each length to pad to.
 
         Args:
             model: The model.
             most: The largest batch size, for which it is called if any size is allowed.
+            most_tokens: Tokens that a batch may have; None for no limit. No row is padded to a
+                length that would take more.
         """
+        ragged = any(spec.ragged for spec in self._specs)
+        lengths: Sequence[int] = (self._pad_to or (1,)) if ragged else (0,)
+        if most_tokens is not None:
+            longest = bisect_left(lengths, most_tokens)
+            lengths = lengths[: longest + 1]
         for size in self.sizes or (most,):
-            for length in self._pad_to or (1,):
+            for length in lengths:
+                offsets = _offsets(size, length, most_tokens)
                 arrays = [
-                    np.zeros(
-                        (size * length if spec.ragged else size, *spec.fixed_shape), spec.dtype
-                    )
+                    np.zeros((offsets[-1] if spec.ragged else size, *spec.fixed_shape), spec.dtype)
                     for spec in self._specs
                 ]
-                offsets = np.arange(0, size * length + 1, length, dtype=np.int32)
-                ragged = any(spec.ragged for spec in self._specs)
                 count, self._count = self._count, _uncounted
                 try:
                     self._call(model, Chunk(0, size, size), (arrays, offsets if ragged else None))
                 finally:
                     self._count = count
-                if not ragged:
-                    break
+
+
+def _offsets(rows: int, length: int, most: int | None) -> npt.NDArray[np.int32]:
+    """Where rows of `length` tokens begin; if they would have more than `most` in all, so many.
+
+    The first is as long as it may be, so that a batch of them is padded to the same length, and the
+    others share what is left.
+    """
+    first, others = length, length * (rows - 1)
+    if most is not None:
+        first = min(first, most)
+        others = min(others, most - first)
+    ends = first + others * np.arange(rows) // max(rows - 1, 1)
+    return np.concatenate(([0], ends)).astype(np.int32)
 
 
 def fill_of(dtype: np.dtype[Any], value: Any) -> _Array:

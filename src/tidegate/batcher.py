@@ -89,7 +89,8 @@ class Batcher(_fast.Gateway):
             its first (with ``"pack"`` empty ones, on a device zeros), whose answers are dropped;
             ``"batch_down"`` runs it in parts of allowed sizes; ``"none"`` runs it as it is.
         warmup: Whether each instance is called with zeros before it serves, once for each of
-            ``allowed_batch_sizes`` and ``pad_to``. Needs ``inputs``.
+            ``allowed_batch_sizes`` and ``pad_to``, with at most ``max_batch_cost`` tokens. What
+            requests cost by ``cost_fn`` is not known then. Needs ``inputs``.
         default_timeout: Seconds that a request may wait in the queue; None for no limit.
         split_oversize: Whether ``submit_many`` may split its rows over several batches.
         on_batch_error: What becomes of a batch for which the model raises: with ``"fail"`` all of
@@ -239,13 +240,14 @@ class Batcher(_fast.Gateway):
         """Calls each instance with zeros; none serves yet."""
         shaper = self._collation.shaper(always=True)
         assert shaper is not None
+        limits = (self.max_batch_size, self._collation.max_batch_tokens)
         if not isinstance(model, ModelPool):
-            shaper.warm_up(model, self.max_batch_size)
+            shaper.warm_up(model, *limits)
             return
         for instance in model.instances:
             instance.acquire()
             try:
-                shaper.warm_up(instance, self.max_batch_size)
+                shaper.warm_up(instance, *limits)
             finally:
                 instance.release()
 
