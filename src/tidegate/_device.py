@@ -80,20 +80,17 @@ def open_berths(
     Args:
         model: The model.
         device: The device, or how to use it.
-        collation: How requests become batches; its inputs are known.
+        collation: How requests become batches.
         stay: Whether answers stay on the device.
 
     Raises:
-        ConfigError: There is no such device, or it cannot be used; says what to do.
+        ConfigError: There is no such device, it cannot be used, or the inputs are not known; says
+            what to do.
     """
     from tidegate.gpu.opening import device_number, make_lane
     from tidegate.gpu.waiting import CudaDevice, native_calls
 
     settings = device if isinstance(device, CudaDevice) else CudaDevice(device)
-    if collation.inputs is None or collation.collate == "list":
-        raise ConfigError(
-            "a device needs arrays of known shapes: pass inputs, and no collate='list'"
-        )
     if collation.sizes is not None and collation.policy == "batch_down":
         raise ConfigError(
             "padding_policy='batch_down' is for the CPU; on a device choose 'pad_up' or 'none'"

@@ -186,8 +186,6 @@ class Batcher(_fast.Gateway):
                 "a NativeModel takes batches as they are: no ragged inputs, no padding, no warmup, "
                 "no on_batch_error='bisect'"
             )
-        if warmup and inputs is None:
-            raise ConfigError("warmup needs to know what a request looks like: pass inputs")
         if native is None and not callable(model) and self._pool is None:
             raise ConfigError(
                 "model must be a callable batch -> outputs, a ModelPool or a NativeModel, "
@@ -207,6 +205,8 @@ class Batcher(_fast.Gateway):
                 raise ConfigError("a device takes a Python model, with executor='thread'")
             berths = open_berths(model, device, collation, stay)  # type: ignore[arg-type]
             new_memory = memory_of(berths)
+        if warmup and inputs is None:
+            raise ConfigError("warmup needs to know what a request looks like: pass inputs")
         shaper = None if berths else collation.shaper()
         grouping = collation.grouping()
         session = _fast.Session(

@@ -425,6 +425,7 @@ def test_graphs_are_used_until_their_model_is_swapped(machine_of: Maker) -> None
     ("settings", "said"),
     [
         ({"inputs": None}, "pass inputs"),
+        ({"inputs": None, "collate": "list"}, "no collate='list'"),
         ({"executor": "inline"}, "executor='thread'"),
         ({"device": "gpu"}, 'must be "cuda"'),
         ({"device": "cuda:7"}, "there is no device"),
@@ -475,9 +476,10 @@ def test_a_batcher_says_which_of_three_things_is_missing(
     monkeypatch: pytest.MonkeyPatch, found: Findings, said: str
 ) -> None:
     monkeypatch.setattr(findings, "look", lambda: found)
-    with pytest.raises(ConfigError, match=said) as caught:
-        Batcher(doubled, inputs=ROW, device="cuda")
-    assert "no work on a GPU is possible" in str(caught.value)
+    for inputs in (ROW, None):  # which are not the first thing that is wrong
+        with pytest.raises(ConfigError, match=said) as caught:
+            Batcher(doubled, inputs=inputs, device="cuda")
+        assert "no work on a GPU is possible" in str(caught.value)
 
 
 def test_a_device_that_cannot_be_entered_fails_its_batches(

@@ -33,7 +33,7 @@ def device_number(device: object) -> int:
 
 def make_lane(
     model: Callable[[Any], Any],
-    spec: Spec,
+    spec: Spec | None,
     device: str = "cuda",
     *,
     collate: str = "stack",
@@ -49,7 +49,7 @@ def make_lane(
 
     Args:
         model: See Lane.
-        spec: What one request looks like.
+        spec: What one request looks like; None, which cannot be, if nobody has said so.
         device: ``"cuda"`` for the first, or ``"cuda:1"`` and so on.
         collate: See Lane.
         padding_value: See Lane.
@@ -71,6 +71,11 @@ def make_lane(
     if number >= count:
         there = '"cuda:0"' if count == 1 else f'"cuda:0" to "cuda:{count - 1}"'
         raise ConfigError(f"there is no device {device!r}, only {there}")
+    # Last: whoever has no GPU should not begin with the inputs.
+    if spec is None:
+        raise ConfigError(
+            "a device needs arrays of known shapes: pass inputs, and no collate='list'"
+        )
     return Lane(
         model,
         spec,
