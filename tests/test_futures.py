@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tidegate import Batcher, DeadlineError, Future, ModelError
+from tidegate import Batcher, DeadlineError, Future, InputError, ModelError
 
 NOT_LONG = 0.02
 
@@ -64,6 +64,19 @@ def test_many_threads_may_wait_for_one_batch(model: Gated, batcher: Batcher) -> 
     model.gate.set()
     for number, thread in enumerate(waiting):
         np.testing.assert_array_equal(thread.outcome(), 2 * (ROW + number))
+
+
+@pytest.mark.parametrize("timeout", ["soon", [1.0], float("nan"), 1j, np.zeros(2), 10**400])
+@pytest.mark.parametrize("many", [False, True])
+def test_a_timeout_that_cannot_be_is_refused_with_its_value(
+    timeout: Any, many: bool, model: Gated, batcher: Batcher, running: Future
+) -> None:
+    queued = batcher.submit_many([ROW, ROW]) if many else batcher.submit(ROW)
+    for method in (queued.result, queued.exception):
+        with pytest.raises(InputError, match="number of seconds >= 0 or None") as caught:
+            method(timeout)
+        assert (caught.value.expected, caught.value.given) == ("seconds >= 0", repr(timeout))
+    assert not queued.done()
 
 
 @pytest.mark.parametrize("timeout", [NOT_LONG, 0, 0.0, -1, -0.5, np.float64(NOT_LONG)])

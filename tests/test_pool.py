@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
-from tidegate import Batcher, ClosedError, ConfigError, ModelError, ModelPool, TidegateError
+from tidegate import (
+    Batcher,
+    ClosedError,
+    ConfigError,
+    InputError,
+    ModelError,
+    ModelPool,
+    TidegateError,
+)
 
 
 class Exclusive:
@@ -257,10 +265,21 @@ def test_acquire_lends_a_model_that_nobody_else_gets() -> None:
         np.testing.assert_array_equal(again(ROW + 1), 2 * (ROW + 1))
 
 
-def test_acquire_waits_for_a_model_that_comes_back() -> None:
+@pytest.mark.parametrize("timeout", ["soon", [1.0], float("nan"), 1j, np.zeros(2), 10**400])
+def test_a_timeout_that_cannot_be_is_refused_with_its_value(timeout: Any) -> None:
+    pool = ModelPool(Exclusive)
+    with pytest.raises(InputError, match="number of seconds >= 0 or None") as caught:
+        pool.acquire(timeout).__enter__()
+    assert (caught.value.expected, caught.value.given) == ("seconds >= 0", repr(timeout))
+    with pool.acquire(timeout=-1), pytest.raises(TimeoutError):
+        pool.acquire(timeout=-1).__enter__()
+
+
+@pytest.mark.parametrize("timeout", [PATIENCE, float("inf"), 1e300])
+def test_acquire_waits_for_a_model_that_comes_back(timeout: float) -> None:
     pool = ModelPool(Exclusive)
     with pool.acquire():
-        waiting = [in_thread(lambda: pool.acquire(PATIENCE).__enter__()) for _ in range(1)]
+        waiting = [in_thread(lambda: pool.acquire(timeout).__enter__()) for _ in range(1)]
         until(lambda: pool._waiting == 1)
     assert type(waiting[0].outcome()) is Exclusive
 

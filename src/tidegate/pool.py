@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
+import numbers
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tidegate.errors import ClosedError, ConfigError
+from tidegate.errors import ClosedError, ConfigError, InputError
 
 __all__ = ["Instance", "ModelPool", "refuse_coroutines"]
 
@@ -134,6 +136,7 @@ class ModelPool:
 
         Raises:
             TimeoutError: None became free in time.
+            InputError: `timeout` is no number of seconds.
             ClosedError: The pool is closed.
         """
         instance = self._take(timeout)
@@ -143,7 +146,7 @@ class ModelPool:
             instance.release()
 
     def _take(self, timeout: float | None, *, even_closed: bool = False) -> Instance:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + _seconds(timeout)
         with self._free:
             while True:
                 if self._closed and not even_closed:
@@ -159,7 +162,7 @@ class ModelPool:
                         raise TimeoutError(
                             f"no instance of {self.name!r} became free within {timeout} s"
                         )
-                    self._free.wait(left)
+                    self._free.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                 finally:
                     self._waiting -= 1
 
@@ -217,6 +220,21 @@ def refuse_coroutines(model: Any) -> None:
         raise ConfigError(
             f"{name} is a coroutine function; a model is a plain function over a batch"
         )
+
+
+def _seconds(timeout: Any) -> float:
+    """How long somebody will wait, also if no time is left; raises InputError."""
+    seconds = math.nan
+    if isinstance(timeout, numbers.Real):
+        with contextlib.suppress(OverflowError):
+            seconds = float(timeout)
+    if math.isnan(seconds):
+        raise InputError(
+            f"a timeout is a number of seconds >= 0 or None, got {timeout!r}",
+            expected="seconds >= 0",
+            given=repr(timeout),
+        )
+    return seconds
 
 
 def _takes_a_device(factory: Callable[..., Any], device: Any) -> bool:

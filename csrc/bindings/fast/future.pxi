@@ -137,8 +137,7 @@ cdef class Future:
         cdef Session session = self.batch.session  # now: another thread may end it meanwhile
         if self.channel is not None and current_channel() is self.channel:
             raise _asyncio.InvalidStateError("the result is not ready; await it in an event loop")
-        # As with concurrent.futures, no time left is no error in itself.
-        deadline = session.deadline(0 if timeout is not None and timeout < 0 else timeout)
+        deadline = session.patience(timeout)
         if session.inline_runner is None:
             self.wait_native(session, deadline)
         else:
@@ -177,6 +176,7 @@ cdef class Future:
 
         Raises:
             TimeoutError: It is not there yet; the request goes on.
+            InputError: It is not there yet, and `timeout` is no number of seconds.
             CancelledError: It was cancelled.
             TidegateError: What the request ended with, see tidegate.errors.
         """

@@ -127,7 +127,7 @@ cdef class Session:
             return kNever
         try:
             seconds = timeout
-        except (TypeError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             seconds = -1.0
         if not seconds >= 0:
             raise InputError(f"a timeout is a number of seconds >= 0 or None, got {timeout!r}",
@@ -135,6 +135,15 @@ cdef class Session:
         if seconds > 3e9:
             return kNever
         return self.w.now(self.engine) + <int64_t>(seconds * 1e9)
+
+    cdef int64_t patience(self, object timeout) except? -2:
+        """deadline() of a wait: as with concurrent.futures, no time left is no error in itself."""
+        cdef bint over = False
+        try:
+            over = timeout is not None and timeout < 0
+        except Exception:
+            pass  # it is no number, as deadline() says
+        return self.deadline(0 if over else timeout)
 
     cdef int add_buffer(self) except -1:
         """Gives the lane staging memory for one more batch."""
