@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tidegate
 from tests.gated import PATIENCE, ROW, Gated, until
 from tests.helpers import identity, occupy
 from tidegate import Batcher, ConfigError, ModelPool
@@ -145,6 +146,17 @@ def test_one_batcher_need_not_be_in_a_list_and_the_file_is_replaced(tmp_path: Pa
         assert len(json.loads(path.read_text())["traceEvents"]) == 2
         batcher(ROW)
         assert write_chrome_trace(path, batcher) == 1
+
+
+def test_a_decorated_function_stands_for_its_batcher(tmp_path: Path) -> None:
+    @tidegate.batch
+    def double(rows: Any) -> Any:
+        return rows * 2
+
+    double(ROW)
+    for batchers in (double, [double]):
+        assert write_chrome_trace(tmp_path / "trace.json", batchers) == 1
+    double.close()
 
 
 def test_something_else_than_batchers_is_refused(tmp_path: Path) -> None:

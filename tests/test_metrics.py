@@ -21,6 +21,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+import tidegate
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tests.helpers import identity
 from tidegate import Batcher, ConfigError, ModelPool, QueueFullError, TensorSpec
@@ -332,10 +333,33 @@ def test_two_collectors_do_not_fit_into_one_registry() -> None:
         registry.register(Collector([]))
 
 
-@pytest.mark.parametrize("wrong", [[identity], ["m"], 5, None])
+@pytest.mark.parametrize("wrong", [identity, [identity], ["m"], 5, None, ModelPool([identity])])
 def test_something_else_than_batchers_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="a Collector needs Batchers"):
         Collector(wrong)
+
+
+def test_a_decorated_function_stands_for_its_batcher() -> None:
+    @tidegate.batch(name="decorated")
+    def double(rows: Any) -> Any:
+        return rows * 2
+
+    class Model:
+        @tidegate.batch(name="of an object")
+        def double(self, rows: Any) -> Any:
+            return rows * 2
+
+    model = Model()
+    for batchers in (double, [double, model.double], lambda: [double]):
+        registry = CollectorRegistry()
+        registry.register(Collector(batchers))
+        double(ROW)
+        families = scrape(registry)
+        assert value(families["tidegate_batch_size"], "_count", batcher="decorated") > 0
+    with pytest.raises(ConfigError, match=r"without arguments .* got .*\(self, rows"):
+        Collector(Model.double)
+    double.close()
+    model.double.close()
 
 
 def test_a_function_that_returns_something_else_is_refused_at_the_scrape() -> None:

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
+import tidegate
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tests.helpers import identity, occupy
 from tidegate import Batcher, ConfigError, ModelError, NativeModel, OutputError, TensorSpec
@@ -297,6 +298,19 @@ def test_instrumenting_while_others_ask_loses_nothing(stand: Stand) -> None:
     for span in stand.spans("tidegate.batch"):
         assert linked(span) <= requests
         assert len(span.links) <= 8
+
+
+def test_a_decorated_function_is_traced_by_its_batcher(stand: Stand) -> None:
+    @tidegate.batch
+    def double(rows: Any) -> Any:
+        return rows * 2
+
+    instrument(double, stand.provider)
+    double(ROW)
+    uninstrument(double)
+    double(ROW)
+    double.close()
+    assert len(stand.spans("tidegate.batch")) == 1
 
 
 def test_what_cannot_be_traced_is_refused(stand: Stand) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate.batcher import Batcher
+from tidegate.batcher import Batcher, batcher_of
 from tidegate.errors import ConfigError
 from tidegate.recorder import BatchRecord
 
@@ -28,7 +28,7 @@ def write_chrome_trace(path: str | os.PathLike[str], batchers: Batcher | Iterabl
 
     Args:
         path: Where to; replaced if it exists.
-        batchers: Whose batches.
+        batchers: Whose batches; functions under ``@tidegate.batch`` stand for theirs.
 
     Returns:
         How many batches there are in it.
@@ -36,15 +36,11 @@ def write_chrome_trace(path: str | os.PathLike[str], batchers: Batcher | Iterabl
     Raises:
         ConfigError: `batchers` holds something else.
     """
-    if isinstance(batchers, Batcher):
-        batchers = (batchers,)
-    if not isinstance(batchers, Iterable):
-        raise ConfigError(f"a trace is of Batchers, got {type(batchers).__name__}")
-    each = tuple(batchers)
-    for batcher in each:
-        if not isinstance(batcher, Batcher):
-            raise ConfigError(f"a trace is of Batchers, got {type(batcher).__name__}")
-    recorded = [(batcher, batcher.recent_batches()) for batcher in each]
+    one = batcher_of(batchers)
+    targets = batchers if one is None else (one,)
+    if not isinstance(targets, Iterable):
+        raise ConfigError(f"a trace is of Batchers, got {type(targets).__name__}")
+    recorded = [(batcher, batcher.recent_batches()) for batcher in map(_checked, targets)]
     starts = [record.submitted for _, records in recorded for record in records]
     zero = min(starts, default=0.0)
     events = [
@@ -55,6 +51,13 @@ def write_chrome_trace(path: str | os.PathLike[str], batchers: Batcher | Iterabl
     document = {"displayTimeUnit": "ms", "traceEvents": events}
     Path(path).write_text(json.dumps(document, separators=(",", ":")) + "\n")
     return len(starts)
+
+
+def _checked(target: object) -> Batcher:
+    batcher = batcher_of(target)
+    if batcher is None:
+        raise ConfigError(f"a trace is of Batchers, got {type(target).__name__}")
+    return batcher
 
 
 def _events(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tidegate._device import Berth
     from tidegate.gpu.waiting import CudaDevice
 
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "batcher_of"]
 
 _fast.load_waist(
     _engine.Engine(
@@ -542,3 +542,12 @@ class Batcher(_fast.Gateway):
 async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
     for row in rows:
         yield row
+
+
+def batcher_of(target: object) -> Batcher | None:
+    """The Batcher that is meant: itself or, of a function under ``@batch``, its ``batcher``.
+
+    None for anything else.
+    """
+    found = target if isinstance(target, Batcher) else getattr(target, "batcher", None)
+    return found if isinstance(found, Batcher) else None

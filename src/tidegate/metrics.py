@@ -6,6 +6,7 @@ Nothing happens per request: a scrape takes one snapshot of each batcher. Needs 
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 import weakref
@@ -13,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tidegate.batcher import Batcher
+from tidegate.batcher import Batcher, batcher_of
 from tidegate.errors import ConfigError
 from tidegate.statistics import HistogramStatistics, Statistics
 
@@ -63,12 +64,13 @@ class Collector(_Collector):
 
     Args:
         batchers: Whose metrics; or a function that says so at each scrape, for batchers that come
-            and go. The former are kept alive.
+            and go. The former are kept alive. A function under ``@tidegate.batch`` stands for its
+            batcher.
         duration_edges: Upper edges of the buckets of durations, in seconds, ascending.
         size_edges: Upper edges of the buckets of batch sizes, in rows, ascending.
 
     Raises:
-        ConfigError: `batchers` holds something else, or edges do not ascend from above 0.
+        ConfigError: `batchers` holds or is something else, or edges do not ascend from above 0.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class Collector(_Collector):
         size_edges: Sequence[float] = SIZE_EDGES,
     ) -> None:
         self._now: Callable[[], Iterable[Batcher]]
-        if isinstance(batchers, Batcher):  # which is callable as well
-            batchers = (batchers,)
-        if callable(batchers):
-            self._now = batchers
+        one = batcher_of(batchers)
+        if one is not None:
+            batchers = (one,)
+        # A Batcher is callable as well.
+        if callable(batchers) and not isinstance(batchers, Batcher):
+            self._now = _asked(batchers)
         elif isinstance(batchers, Iterable):
             given = _checked(batchers)
             self._now = lambda: given
@@ -123,11 +127,30 @@ class Collector(_Collector):
 
 def _checked(batchers: Iterable[Any]) -> tuple[Batcher, ...]:
     """Each batcher once, in order; raises ConfigError for anything else."""
-    each = tuple(dict.fromkeys(batchers))
-    for batcher in each:
-        if not isinstance(batcher, Batcher):
-            raise ConfigError(f"a Collector needs Batchers, got {type(batcher).__name__}")
-    return each
+    each: dict[Batcher, None] = {}
+    for target in batchers:
+        batcher = batcher_of(target)
+        if batcher is None:
+            raise ConfigError(f"a Collector needs Batchers, got {type(target).__name__}")
+        each[batcher] = None
+    return tuple(each)
+
+
+def _asked(function: Callable[[], Iterable[Batcher]]) -> Callable[[], Iterable[Batcher]]:
+    """`function`; raises ConfigError, now and not at each scrape, if it cannot be what is asked."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtin functions do not say
+        return function
+    try:
+        signature.bind()
+    except TypeError as error:
+        name = getattr(function, "__qualname__", type(function).__name__)
+        raise ConfigError(
+            "a Collector needs Batchers or a function without arguments that returns them, got "
+            f"{name}{signature}"
+        ) from error
+    return function
 
 
 class _Buckets:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tidegate._chrome_trace import write_chrome_trace
-from tidegate.batcher import Batcher
+from tidegate.batcher import Batcher, batcher_of
 from tidegate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,14 +33,15 @@ def instrument(batcher: Batcher, tracer_provider: TracerProvider | None = None) 
     ``tidegate.batch.failed_rows``. Its status is ERROR if the model raised.
 
     Args:
-        batcher: What is traced from now on. Once more replaces what was said before.
+        batcher: What is traced from now on, or a function under ``@tidegate.batch``. Once more
+            replaces what was said before.
         tracer_provider: Where spans go; None for OpenTelemetry's global one.
 
     Raises:
         ConfigError: It is no Batcher, or runs a NativeModel, in whose thread there is no Python.
         ModuleNotFoundError: opentelemetry-api is not installed.
     """
-    _checked(batcher)
+    batcher = _checked(batcher)
     if batcher._runtime.native:
         raise ConfigError(
             f"{batcher.name!r} runs a NativeModel, which cannot be traced from Python"
@@ -50,13 +51,14 @@ def instrument(batcher: Batcher, tracer_provider: TracerProvider | None = None) 
 
 def uninstrument(batcher: Batcher) -> None:
     """Ends what instrument() began; batches under way may still make a span."""
-    _checked(batcher)
-    batcher._session.tracer = None
+    _checked(batcher)._session.tracer = None
 
 
-def _checked(batcher: object) -> None:
-    if not isinstance(batcher, Batcher):
-        raise ConfigError(f"only a Batcher can be traced, got {type(batcher).__name__}")
+def _checked(target: object) -> Batcher:
+    batcher = batcher_of(target)
+    if batcher is None:
+        raise ConfigError(f"only a Batcher can be traced, got {type(target).__name__}")
+    return batcher
 
 
 class _Tracer:
