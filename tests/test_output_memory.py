@@ -44,6 +44,8 @@ def overwrite(wrap: Callable[[Any], Any], batch: int) -> Callable[[Any], Any]:
         pytest.param(lambda y: y.reshape(-1).reshape(y.shape), id="view of a view"),
         pytest.param(lambda y: y.view(Subclass), id="subclass"),
         pytest.param(np.asarray, id="asarray"),
+        pytest.param(list, id="list"),
+        pytest.param(lambda y: [row.view(Subclass) for row in y], id="list of a subclass"),
     ],
 )
 @pytest.mark.parametrize("outputs", ["auto", "view", "copy"])
@@ -84,6 +86,8 @@ def test_a_model_may_answer_with_what_it_was_given(view: Any, outputs: Any) -> N
         pytest.param(lambda rows: rows.copy(), id="array"),
         pytest.param(lambda rows: (rows, rows), id="tuple"),
         pytest.param(lambda rows: {"y": rows}, id="mapping"),
+        pytest.param(list, id="list"),
+        pytest.param(lambda rows: [rows[0]] * len(rows), id="list of the same"),
         pytest.param(lambda rows: np.broadcast_to(np.zeros(3), rows.shape), id="broadcast"),
         pytest.param(lambda rows: np.broadcast_arrays(np.zeros(3), rows)[0], id="broadcast arrays"),
         pytest.param(

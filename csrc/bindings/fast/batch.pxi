@@ -119,6 +119,8 @@ cdef class BatchState:
         `references` are those that our caller holds on `answer`.
         """
         cdef bint alone
+        cdef list items
+        cdef Py_ssize_t i
         failed[0] = 0
         if type(answer) is Isolated:
             # Nobody else has what is in it: one reference is its own, one our call's.
@@ -136,9 +138,13 @@ cdef class BatchState:
                 items = list(answer)
             else:
                 items = answer
-            for item in <list>items:
+            for i in range(len(items)):
+                item = items[i]
                 if isinstance(item, BaseException):
                     failed[0] += 1
+                elif cnp.PyArray_Check(item) and cnp.PyArray_BASE(<cnp.ndarray>item) != NULL:
+                    # A view, of what the model may write to again or others see as well.
+                    items[i] = item.copy()
             self.kind, self.outputs = LIST_OUTPUT, items
             return 0
         if isinstance(answer, tuple):
