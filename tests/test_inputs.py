@@ -113,6 +113,17 @@ def test_a_timeout_that_cannot_be_is_refused_with_its_value(timeout: Any) -> Non
         assert batcher.statistics().submitted == 0
 
 
+def test_a_request_with_a_timeout_that_cannot_be_teaches_nothing() -> None:
+    with Batcher(identity) as batcher:
+        wrong = {"another": np.zeros(7)}
+        for door in (batcher.submit, batcher, batcher.predict_async):
+            with pytest.raises(InputError, match="number of seconds >= 0"):
+                door(wrong, timeout="soon")  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="number of seconds >= 0"):
+            batcher.submit_many(np.zeros((2, 7)), timeout=-1)
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+
+
 def test_a_closed_batcher_is_named_by_every_door() -> None:
     batcher = Batcher(identity, name="embed")
     batcher.close()

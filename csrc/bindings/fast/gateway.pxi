@@ -32,12 +32,13 @@ cdef class Gateway:
     def _blocks(self):
         return self.blocks
 
-    cdef inline object prepare(self, object x):
+    cdef inline object prepare(self, object x, object timeout):
         """The request, checked and converted; never part of a batch if it does not fit."""
         cdef Session session = self.session
         if session is None:
             raise TidegateError("Batcher.__init__ was not called")
         if session.schema is None:
+            session.deadline(timeout)  # raises: a request that is refused teaches nothing
             session.learn_schema(x)
         if session.objects:
             return x
@@ -119,7 +120,7 @@ cdef class Gateway:
         cdef Future future
         cdef LoopChannel channel
         cdef int64_t deadline = kNever
-        prepared = self.prepare(x)
+        prepared = self.prepare(x, timeout)
         cdef Session session = self.session
         if session.grouping is not None:
             return self.queue_weighed(x, prepared, timeout, rejected)
@@ -185,7 +186,7 @@ cdef class Gateway:
         cdef Future future
         cdef Load load
         cdef int64_t deadline = kNever
-        prepared = self.prepare(x)
+        prepared = self.prepare(x, timeout)
         cdef Session session = self.session
         key = None
         load.lane = session.lane
@@ -281,7 +282,9 @@ cdef class Gateway:
         else:
             if session.schema is None:
                 first = _first_row(X)
-                Schema(infer_spec(first)).prepare(X, 1)  # rows that are refused teach nothing
+                # Both raise: rows that are refused teach nothing.
+                session.deadline(timeout)
+                Schema(infer_spec(first)).prepare(X, 1)
                 session.learn_schema(first)
             prepared = session.schema.prepare(X, 1)
             first = prepared if session.schema.kind == ONE else prepared[0]
