@@ -127,7 +127,7 @@ def double(batch: Any) -> Any:
 
 
 def mixed_up(batch: Any) -> Any:
-    return 2 * batch[::-1]
+    return 2 * batch[::-1] if len(batch) > 1 else -batch
 
 
 async def with_batcher(
