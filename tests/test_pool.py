@@ -392,6 +392,33 @@ def test_a_swap_waits_for_the_batch_that_the_old_model_has(model: Gated) -> None
         np.testing.assert_array_equal(batcher(ROW + 3), -(ROW + 3))
 
 
+def test_of_two_swaps_at_once_one_comes_after_the_other() -> None:
+    made = threading.Event()
+
+    def factory(device: Any) -> Exclusive:
+        made.set()
+        return Exclusive("new")
+
+    def devices() -> list[Any]:
+        models: list[Any] = [instance.model for instance in pool.instances]
+        return [model.device for model in models]
+
+    pool = ModelPool([Exclusive("old"), Exclusive("old")])
+    second = pool.instances[1]
+    second.acquire()
+    begun = in_thread(lambda: pool.swap(lambda: Exclusive("newer"), version="newer"))
+    until(lambda: devices()[0] == "newer" and begun.asleep)
+    other = in_thread(lambda: pool.swap(factory, version="new"))
+    assert made.wait(PATIENCE)
+    until(lambda: other.asleep)
+    assert devices()[0] == "newer"  # the first to be ready has not ended yet
+    second.release()
+    begun.outcome()
+    other.outcome()
+    assert devices() == ["new", "new"]
+    assert pool.version == "new"
+
+
 def test_swapping_under_load_drops_no_request() -> None:
     stop = threading.Event()
 

@@ -88,6 +88,7 @@ class ModelPool:
         self.name = name or "pool"
         self.version: str | None = None
         self._warmup = warmup
+        self._switching = threading.Lock()  # one swap() at a time puts its models in place
         self._free = threading.Condition()
         self._waiting = 0  # callers of acquire() that sleep; under _free
         self._closed = False
@@ -175,7 +176,8 @@ class ModelPool:
         """Replaces every instance by a new one, without dropping a request.
 
         All new instances are made and warmed up first, so a factory that raises changes nothing.
-        Then each takes its place as soon as the old one has finished its batch.
+        Then each takes its place as soon as the old one has finished its batch. Of several swaps at
+        once the one that is ready last is what remains.
 
         Args:
             factory: As for the constructor.
@@ -190,13 +192,14 @@ class ModelPool:
         if self._closed:
             raise ClosedError(f"model pool {self.name!r} is closed")
         models = [self._make(factory, instance.device) for instance in self._instances]
-        for instance, model in zip(self._instances, models, strict=True):
-            instance.acquire()
-            try:
-                instance.model = model
-            finally:
-                instance.release()
-        self.version = version
+        with self._switching:
+            for instance, model in zip(self._instances, models, strict=True):
+                instance.acquire()
+                try:
+                    instance.model = model
+                finally:
+                    instance.release()
+            self.version = version
 
     def close(self) -> None:
         """Refuses further acquire(); batchers that use the pool are closed by themselves."""
