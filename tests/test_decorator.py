@@ -46,6 +46,34 @@ def test_settings_are_those_of_a_batcher() -> None:
         shout("abc")
 
 
+def test_settings_may_be_changed_as_those_of_a_batcher() -> None:
+    class Model:
+        @tidegate.batch(max_batch_size=3)
+        def double(self, rows: Any) -> Any:
+            return rows * 2
+
+    @tidegate.batch
+    def triple(rows: Any) -> Any:
+        return rows * 3
+
+    model = Model()
+    model.double.max_batch_size = 5
+    triple.max_batch_size = 5
+    for batcher in (model.double.batcher, triple.batcher):
+        assert batcher.max_batch_size == 5
+        batcher.max_batch_size = 7
+    assert (model.double.max_batch_size, triple.max_batch_size) == (7, 7)
+    with pytest.raises(ConfigError, match="max_batch_size must be at least 1"):
+        triple.max_batch_size = 0
+    with pytest.raises(AttributeError):
+        triple.name = "read-only"
+    triple.note = "the function's own"
+    assert triple.note == "the function's own"
+    assert not hasattr(triple.batcher, "note")
+    model.double.close()
+    triple.close()
+
+
 def test_everything_that_a_batcher_has_is_there() -> None:
     @tidegate.batch
     def double(rows: Any) -> Any:

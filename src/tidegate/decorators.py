@@ -20,8 +20,8 @@ class BatchedFunction:
     """A function over a batch that is called with one request at a time.
 
     Call it from a thread, or ``await`` what ``predict_async`` or ``submit`` return. All of Batcher
-    is there: ``f.statistics()``, ``f.close()``, ``f.batcher``. The batcher is made when it is first
-    needed.
+    is there: ``f.statistics()``, ``f.close()``, ``f.max_batch_size = 16``, ``f.batcher``. The
+    batcher is made when it is first needed.
     """
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -49,6 +49,13 @@ class BatchedFunction:
         if attribute.startswith("_"):
             raise AttributeError(attribute)
         return getattr(self.batcher, attribute)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        """Settings are the Batcher's, too; everything else is the function's own."""
+        if _is_setting(attribute):
+            setattr(self.batcher, attribute, value)
+        else:
+            object.__setattr__(self, attribute, value)
 
 
 class BatchedMethod:
@@ -109,6 +116,17 @@ class _Bound:
     def __getattr__(self, attribute: str) -> Any:
         """Everything else is the Batcher's."""
         return getattr(self._function, attribute)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        """Settings are the Batcher's, too."""
+        if _is_setting(attribute):
+            setattr(self._function, attribute, value)
+        else:
+            object.__setattr__(self, attribute, value)
+
+
+def _is_setting(attribute: str) -> bool:
+    return isinstance(getattr(Batcher, attribute, None), property)
 
 
 def _weakly_bound(function: Callable[..., Any], instance: Any) -> Callable[..., Any]:
