@@ -9,7 +9,7 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,10 @@ import pytest
 import tidegate
 from tests.gated import PATIENCE, ROW, in_thread, until
 from tidegate import Batcher, ClosedError, ConfigError, ModelError
+from tidegate.decorators import BatchedFunction, BatchedMethod
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
 
 
 def test_a_function_over_a_batch_takes_single_requests() -> None:
@@ -72,6 +76,28 @@ def test_settings_may_be_changed_as_those_of_a_batcher() -> None:
     assert not hasattr(triple.batcher, "note")
     model.double.close()
     triple.close()
+
+
+def test_type_checkers_know_what_is_made() -> None:
+    @tidegate.batch(max_batch_size=3)
+    def double(rows: list[float]) -> list[float]:
+        return [2 * row for row in rows]
+
+    @tidegate.batch
+    def triple(rows: list[float], *, factor: float = 3.0) -> list[float]:
+        return [factor * row for row in rows]
+
+    class Model:
+        @tidegate.batch(collate="list")
+        def double(self, rows: list[float]) -> list[float]:
+            return [2 * row for row in rows]
+
+    if TYPE_CHECKING:  # by mypy, as strict as a user may have it
+        assert_type(double, BatchedFunction)
+        assert_type(triple, BatchedFunction)
+    assert isinstance(double, BatchedFunction)
+    assert isinstance(triple, BatchedFunction)
+    assert isinstance(vars(Model)["double"], BatchedMethod)
 
 
 def test_everything_that_a_batcher_has_is_there() -> None:

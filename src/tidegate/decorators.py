@@ -7,7 +7,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, overload
 
 from tidegate.batcher import Batcher
 from tidegate.errors import ConfigError
@@ -143,6 +143,21 @@ def _weakly_bound(function: Callable[..., Any], instance: Any) -> Callable[..., 
     return bound
 
 
+class _Decorator(Protocol):
+    """What ``batch(...)`` with settings returns."""
+
+    @overload
+    def __call__(self, function: Callable[[Any], Any], /) -> BatchedFunction: ...
+    @overload
+    def __call__(self, function: Callable[[Any, Any], Any], /) -> BatchedMethod: ...
+
+
+@overload
+def batch(function: Callable[[Any], Any], /, **options: Any) -> BatchedFunction: ...
+@overload
+def batch(function: Callable[[Any, Any], Any], /, **options: Any) -> BatchedMethod: ...
+@overload
+def batch(function: None = None, /, **options: Any) -> _Decorator: ...
 def batch(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Makes a function or method over a batch callable with single requests.
 
