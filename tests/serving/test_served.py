@@ -259,6 +259,13 @@ def test_inputs_with_different_numbers_of_rows_are_refused(make: Make) -> None:
         infer(served, input_0=np.arange(2), input_1=np.arange(3))
 
 
+def test_an_input_without_rows_beside_different_numbers_is_an_input_error(make: Make) -> None:
+    number = TensorSpec((), "int64")
+    served = Served("m", make(lambda batch: batch, inputs=(number, number, number)))
+    with pytest.raises(InputError, match="differ in their number of rows"):
+        infer(served, input_0=np.arange(2), input_1=np.arange(3), input_2=np.array(1))
+
+
 def test_only_the_outputs_that_are_asked_for_are_given(make: Make) -> None:
     served = Served("m", make(lambda batch: {"a": batch, "b": batch + 1}, inputs=VECTOR))
     assert list(infer(served, outputs=["b"], input=ROWS)) == ["b"]

@@ -227,11 +227,12 @@ class Served:
                 kind = "BYTES" if array.dtype.kind == "O" else datatype_of(array.dtype)
                 raise self._misfit(tensor, f"datatype {kind}")
             if rows not in (-1, array.shape[0]):
+                # Some may not have been looked at yet, and have no axis of rows.
+                given = str({name: list(each.shape[:1]) for name, each in tensors.items()})
                 raise InputError(
-                    f"the inputs of model {self.name!r} differ in their number of rows: "
-                    f"{ {name: len(rows_of) for name, rows_of in tensors.items()} }",
+                    f"the inputs of model {self.name!r} differ in their number of rows: {given}",
                     expected="as many rows in each input",
-                    given=str({name: len(rows_of) for name, rows_of in tensors.items()}),
+                    given=given,
                 )
             rows = array.shape[0]
         if rows < 1:
