@@ -186,6 +186,7 @@ def test_fixed_width_text_is_bytes_to_the_protocol() -> None:
 
 def test_big_endian_arrays_are_sent_little_endian() -> None:
     assert to_raw(np.array([1], ">i4")) == b"\x01\0\0\0"
+    assert datatypes.datatype_of(np.dtype(">i4")) == "INT32"
 
 
 def test_a_dtype_without_a_datatype_is_named() -> None:

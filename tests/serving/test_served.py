@@ -324,6 +324,15 @@ def test_ragged_answers_of_one_request_are_an_output_error(make: Make) -> None:
         infer(served, x=np.array([2, 3]))
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_answers_of_the_other_byte_order_are_numbers_too(make: Make, rows: int) -> None:
+    table = np.arange(3, dtype=">f4")  # as files have it
+    served = Served("m", make(lambda batch: table[batch], inputs=TensorSpec((), "int64")))
+    answer = infer(served, input=np.arange(rows))["output"]
+    np.testing.assert_array_equal(answer, np.arange(rows))
+    assert served.outputs == (Tensor("output", "FP32"),)
+
+
 def test_answers_are_converted_to_what_was_promised(make: Make) -> None:
     served = Served(
         "m", make(lambda batch: batch.astype("f8"), inputs=VECTOR), outputs=TensorSpec((3,), "f4")

@@ -56,14 +56,16 @@ _LENGTH = 4  # of the length that comes before each element of BYTES
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The protocol's name for a dtype.
+    """The protocol's name for a dtype, of whichever byte order.
 
     Raises:
         ConfigError: It has none.
     """
     if dtype.kind in "SU":
         return "BYTES"
-    name = _NAMES.get(dtype) or ("BF16" if dtype.name == "bfloat16" else None)
+    name = _NAMES.get(dtype)  # nearly always
+    if name is None:
+        name = "BF16" if dtype.name == "bfloat16" else _NAMES.get(dtype.newbyteorder("<"))
     if name is None:
         raise ConfigError(
             f"the Open Inference Protocol has no datatype for dtype {dtype}; it has "
