@@ -15,6 +15,7 @@ import pytest
 from tests.gated import PATIENCE, Gated, until
 from tidegate import Batcher, ConfigError, InputError, ModelError, OutputError, TensorSpec
 from tidegate.serving import Served, Tensor
+from tidegate.serving.datatypes import from_raw
 
 VECTOR = TensorSpec((3,), "float32")
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -190,6 +191,20 @@ def test_a_length_of_a_list_may_vary(make: Make) -> None:
     )
     for length in (1, 4):
         assert infer(served, x=np.ones((2, length), np.float32))["output"].tolist() == [length] * 2
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_model_may_write_to_the_rows_of_a_list(make: Make, rows: int) -> None:
+    def model(batch: list[Any]) -> list[Any]:
+        for row in batch:
+            row *= 2
+        return batch
+
+    served = Served("m", make(model, collate="list"), inputs=Tensor("x", "FP32", (3,)))
+    sent = ROWS[:rows].tobytes()
+    encoded = from_raw("x", "FP32", (rows, 3), sent)  # which reads it in place
+    np.testing.assert_array_equal(infer(served, x=encoded)["output"], 2 * ROWS[:rows])
+    assert sent == ROWS[:rows].tobytes()
 
 
 def test_fixed_width_text_can_be_stacked(make: Make) -> None:

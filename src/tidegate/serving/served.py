@@ -294,7 +294,7 @@ class Served:
         columns = [
             tensors[tensor.name]
             if tensor.datatype == "BYTES"
-            else tensors[tensor.name].astype(DATATYPES[tensor.datatype], copy=False)
+            else _writeable(tensors[tensor.name].astype(DATATYPES[tensor.datatype], copy=False))
             for tensor in self._inputs
         ]
         if len(columns) == 1:
@@ -426,6 +426,11 @@ def _fits(tensor: Tensor, array: Array) -> bool:
             )
         )
     )
+
+
+def _writeable(array: Array) -> Array:
+    """`array`, or a copy if it lies in a message: models may write to rows, however they came."""
+    return array if array.flags.writeable else array.copy()
 
 
 def _column(values: list[Any]) -> Array:
