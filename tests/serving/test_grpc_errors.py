@@ -337,6 +337,17 @@ def test_an_error_that_nobody_expects_is_internal_and_logged(
     assert "the secret of the house" in caplog.text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_models_own_time_limit_is_no_deadline_of_the_call(kind: str) -> None:
+    def model(batch: Any) -> Any:
+        return [TimeoutError("of something that the model asks") for _ in batch]
+
+    with Batcher(model, inputs=SPEC) as batcher, door(Models(Served("m", batcher)), kind) as opened:
+        error = failure_of(opened.infer, raw_request("m", input=ROW.astype(float)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert error.details() == "the request failed with TimeoutError"
+
+
 # Servers
 
 
