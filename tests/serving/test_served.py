@@ -15,7 +15,7 @@ import pytest
 from tests.gated import PATIENCE, Gated, until
 from tidegate import Batcher, ConfigError, InputError, ModelError, OutputError, TensorSpec
 from tidegate.serving import Served, Tensor
-from tidegate.serving.datatypes import from_raw
+from tidegate.serving.datatypes import DATATYPES, from_raw
 
 VECTOR = TensorSpec((3,), "float32")
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -267,6 +267,27 @@ def test_floats_are_not_cut_down_to_integers(make: Make) -> None:
         infer(served, input=np.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("datatype", "sent"),
+    [("INT8", 300), ("UINT8", np.uint16(256)), ("FP32", 1e300), ("FP16", np.float32(1e5))],
+)
+def test_numbers_that_the_datatype_of_a_list_cannot_hold_are_refused(
+    make: Make, datatype: str, sent: Any
+) -> None:
+    batcher = make(lambda batch: batch, collate="list")
+    served = Served("m", batcher, inputs=Tensor("x", datatype))
+    assert infer(served, x=np.array([sent]) // sent)["output"] == 1
+    with pytest.raises(InputError, match="a number that it cannot hold"):
+        infer(served, x=np.array([sent, sent]))
+
+
+def test_numbers_that_bf16_cannot_hold_are_refused(make: Make) -> None:
+    served = Served("m", make(lambda batch: batch, inputs=TensorSpec((), ml_dtypes.bfloat16)))
+    assert infer(served, input=np.array([np.inf, 1.0]))["output"].tolist() == [np.inf, 1.0]
+    with pytest.raises(InputError, match="a number that it cannot hold"):
+        infer(served, input=np.array([1e39]))
+
+
 def test_inputs_with_different_numbers_of_rows_are_refused(make: Make) -> None:
     number = TensorSpec((), "int64")
     served = Served("m", make(lambda batch: batch, inputs=(number, number)))
@@ -366,6 +387,22 @@ def test_answers_that_break_the_promise_are_output_errors(make: Make, answer: An
 
 
 # Readiness
+
+
+@pytest.mark.parametrize(("datatype", "answer"), [("INT8", 300), ("FP32", 1e300)])
+@pytest.mark.parametrize("learned", [True, False])
+def test_answers_that_the_promised_datatype_cannot_hold_are_output_errors(
+    make: Make, datatype: str, answer: float, learned: bool
+) -> None:
+    narrow = np.ones(1, DATATYPES[datatype])
+    answers = [narrow] * learned + [np.array([answer]), np.array([1]).astype(type(answer))]
+    promised = None if learned else Tensor("output", datatype)
+    served = Served("m", make(lambda batch: answers.pop(0), inputs=VECTOR), outputs=promised)
+    if learned:
+        infer(served, input=ROWS[:1])
+    with pytest.raises(OutputError, match=r"a number of \w+ that it cannot hold"):
+        infer(served, input=ROWS[:1])
+    assert infer(served, input=ROWS[:1])["output"].dtype == narrow.dtype
 
 
 def test_a_closed_batcher_is_not_ready(make: Make) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "datatype_of",
     "from_raw",
     "from_values",
+    "narrowed",
     "to_raw",
     "to_values",
 ]
@@ -228,12 +229,26 @@ def _checked(name: str, datatype: str, array: Array) -> Array:
         if least < limits.min or most > limits.max:
             raise _wrong_values(name, datatype, str(least if least < limits.min else most))
     if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            narrowed = array.astype(dtype)
-        if np.isinf(narrowed).any() and not np.array_equal(np.isinf(narrowed), np.isinf(array)):
+        held = narrowed(array, dtype)
+        if held is None:
             raise _wrong_values(name, datatype, "a number out of its range")
-        return narrowed
+        return held
     return array
+
+
+def narrowed(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """Numbers in a dtype of the same kind, or None if it cannot hold one of them."""
+    if np.can_cast(array.dtype, dtype):
+        return array.astype(dtype, copy=False)
+    if dtype.kind in "iu" and array.size:  # NumPy would wrap around
+        limits = np.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            return None
+    with np.errstate(over="ignore"):
+        held = array.astype(dtype)
+    if dtype.kind not in "iu" and not np.array_equal(np.isinf(held), np.isinf(array)):
+        return None
+    return held
 
 
 def _flat_numbers(values: object) -> Sequence[Any]:

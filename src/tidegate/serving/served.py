@@ -10,7 +10,7 @@ import numpy as np
 
 from tidegate import Batcher, Future
 from tidegate.errors import ConfigError, InputError, OutputError
-from tidegate.serving.datatypes import DATATYPES, Array, datatype_of
+from tidegate.serving.datatypes import DATATYPES, Array, datatype_of, narrowed
 from tidegate.specs import Spec, TensorSpec, leaves
 
 __all__ = ["Pending", "Served", "Tensor"]
@@ -279,24 +279,29 @@ class Served:
             except UnicodeDecodeError as error:
                 raise self._misfit(tensor, f"bytes that are no UTF-8: {error}") from error
         if tensor.datatype == "BF16" and array.dtype.kind == "f":
-            return array.astype(spec.dtype)
+            return self._held(tensor, array, spec.dtype)
         if array.dtype != spec.dtype and not np.can_cast(array.dtype, spec.dtype, "same_kind"):
             raise self._misfit(tensor, f"datatype {datatype_of(array.dtype)}")
         return array
 
+    def _held(self, tensor: Tensor, array: Array, dtype: np.dtype[Any]) -> Array:
+        """`array` in a dtype of the same kind, which has to hold all of its numbers."""
+        held = narrowed(array, dtype)
+        if held is None:
+            raise self._misfit(tensor, "a number that it cannot hold")
+        return held
+
     def _objects(self, tensors: Mapping[str, Array], rows: int) -> list[Any]:
         """One object for each row, for collate="list"."""
+        columns = []
         for tensor in self._inputs:
-            if tensor.datatype != "BYTES":
-                wanted, given = DATATYPES[tensor.datatype], tensors[tensor.name].dtype
-                if not np.can_cast(given, wanted, "same_kind"):
-                    raise self._misfit(tensor, f"datatype {datatype_of(given)}")
-        columns = [
-            tensors[tensor.name]
-            if tensor.datatype == "BYTES"
-            else _writeable(tensors[tensor.name].astype(DATATYPES[tensor.datatype], copy=False))
-            for tensor in self._inputs
-        ]
+            column = tensors[tensor.name]
+            wanted = DATATYPES[tensor.datatype]
+            if column.dtype != wanted:
+                if not np.can_cast(column.dtype, wanted, "same_kind"):
+                    raise self._misfit(tensor, f"datatype {datatype_of(column.dtype)}")
+                column = self._held(tensor, column, wanted)
+            columns.append(_writeable(column))
         if len(columns) == 1:
             return list(columns[0])
         names = [tensor.name for tensor in self._inputs]
@@ -356,7 +361,13 @@ class Served:
             if "BYTES" in (given, tensor.datatype) or "BF16" in (given, tensor.datatype):
                 fits = False
             elif fits := np.can_cast(array.dtype, wanted, "same_kind"):
-                array = array.astype(wanted)
+                held = narrowed(array, wanted)
+                if held is None:
+                    raise OutputError(
+                        f"output {tensor.name!r} of model {self.name!r} should be "
+                        f"{tensor.datatype}, got a number of {given} that it cannot hold"
+                    )
+                array = held
         if not fits:
             raise OutputError(
                 f"output {tensor.name!r} of model {self.name!r} should be {tensor.datatype} of "
