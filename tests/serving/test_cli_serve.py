@@ -215,6 +215,8 @@ def test_it_prints_the_outputs(
     assert infer(capsys, url, "pair", *given, "--output", "sum", "--json-output") == (
         '{"outputs": [{"name": "sum", "datatype": "FP64", "shape": [2], "data": [3.5, 8.0]}]}\n'
     )
+    one_row = ["--input", "a=[1,2]", "--input", "b=0.5", "--output", "sum"]
+    assert infer(capsys, url, "pair", *one_row) == "sum: FP64 [1]\n  [3.5]\n"
     answer = infer(capsys, url, "upper", "--input", 'text=["one", "zwo"]')
     assert answer == "upper: BYTES [2]\n  ['ONE' 'ZWO']\n"
     # BF16 is shown widened.

@@ -117,7 +117,8 @@ def _array(tensor: Tensor, value: Any) -> Array:
             expected=f"shape {list(tensor.shape)}",
             given=f"shape {list(lengths)}",
         )
-    return from_values(tensor.name, kind, lengths, value)
+    # A row may be one value alone.
+    return from_values(tensor.name, kind, lengths, value if isinstance(value, list) else [value])
 
 
 def _lengths(name: str, value: Any) -> tuple[int, ...]:
