@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.gated import PATIENCE, Gated, until
+from tests.gated import PATIENCE, Gated, in_thread, until
 from tidegate import Batcher, ConfigError, InputError, ModelError, OutputError, TensorSpec
 from tidegate.serving import Served, Tensor
 from tidegate.serving.datatypes import DATATYPES, from_raw
@@ -410,6 +410,20 @@ def test_a_closed_batcher_is_not_ready(make: Make) -> None:
     assert served.ready
     served.batcher.close()
     assert not served.ready
+
+
+def test_a_model_that_is_stuck_in_the_thread_of_its_caller_is_not_ready(
+    model: Gated, make: Make
+) -> None:
+    batcher = make(model, inputs=VECTOR)
+    served = Served("m", batcher, stuck_after=0.0)
+    until(lambda: batcher.statistics().executors[0].state == "idle")
+    asking = in_thread(lambda: batcher(ROWS[0]))
+    model.await_entry()
+    assert not served.ready
+    model.gate.set()
+    asking.outcome()
+    assert batcher.statistics().led == 1
 
 
 def test_a_model_whose_instances_are_all_stuck_is_not_ready(model: Gated, make: Make) -> None:

@@ -159,7 +159,11 @@ class Served:
         if self.stuck_after is None:
             return True
         executors = self.batcher.statistics().executors
-        stuck = [each.state == "busy" and each.busy_for >= self.stuck_after for each in executors]
+        # One that is lent is with a caller that runs the batch itself.
+        stuck = [
+            each.state in ("busy", "lent") and each.busy_for >= self.stuck_after
+            for each in executors
+        ]
         return not stuck or not all(stuck)
 
     def __repr__(self) -> str:
