@@ -14,7 +14,7 @@ import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tests.helpers import occupy
-from tidegate import Batcher, DeadlineError, QueueFullError, TidegateError
+from tidegate import Batcher, DeadlineError, InputError, QueueFullError, TidegateError
 
 
 class Signalling:
@@ -169,6 +169,17 @@ def test_rows_that_come_many_at_once_are_counted_one_by_one(model: Gated) -> Non
             batcher.submit(ROW)
         assert batcher.statistics().rejected == 5
         model.gate.set()
+
+
+@pytest.mark.parametrize("group_key", [None, len])
+def test_more_rows_than_the_queue_can_ever_hold_are_no_matter_of_time(group_key: Any) -> None:
+    with Batcher(lambda rows: rows, max_queue_size=10, group_key=group_key) as batcher:
+        with pytest.raises(InputError, match=r"at most max_queue_size=10 .* got 11; .* in parts"):
+            batcher.submit_many(np.zeros((11, 3)))
+        statistics = batcher.statistics()
+        assert (statistics.submitted, statistics.rejected) == (0, 0)
+        batcher.max_queue_size = 11
+        assert batcher.submit_many(np.zeros((11, 3))).result(PATIENCE).shape == (11, 3)
 
 
 def test_there_is_room_again_once_a_batch_was_taken(model: Gated) -> None:

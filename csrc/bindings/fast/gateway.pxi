@@ -255,9 +255,9 @@ cdef class Gateway:
             the first error of any row.
 
         Raises:
-            InputError: The rows do not fit, there are none, or with ``split_oversize=False`` more
-                than ``max_batch_size``.
-            QueueFullError: There is no room for all k rows; none is queued.
+            InputError: The rows do not fit, there are none, more than ``max_queue_size``, or with
+                ``split_oversize=False`` more than ``max_batch_size``.
+            QueueFullError: There is no room for all k rows now; none is queued.
             ClosedError: The batcher is closed.
             ForkedProcessError: The batcher belongs to the parent process.
         """
@@ -315,6 +315,15 @@ cdef class Gateway:
                 session.inline_runner.schedule(channel)
         return future
 
+    cdef object refusal_of_many(self, Status status, uint32_t k):
+        """The exception for k rows that were not taken."""
+        if status == Status.QueueFull and k > self.max_queue_size:  # of Batcher
+            return InputError(
+                f"expected at most max_queue_size={self.max_queue_size} rows at once, got {k}; "
+                "submit them in parts, or raise max_queue_size",
+                expected="at most max_queue_size rows", given=f"{k} rows")
+        return self.session.refusal(status, k)
+
     cdef int enter_each(self, BulkFuture future, object prepared, uint32_t k,
                         int64_t deadline) except -1:
         """Queues all rows, each in its group and with its weight, or, with an exception, none."""
@@ -336,7 +345,7 @@ cdef class Gateway:
             weights.push_back(load.weight)
             rows.append(one)
         if not session.w.has_room(session.engine, session.grouping.lane_of(session, keys[0]), k):
-            raise session.refusal(Status.QueueFull, k)
+            raise self.refusal_of_many(Status.QueueFull, k)
         for row in range(k):
             load.weight = weights[row]
             try:
@@ -379,5 +388,5 @@ cdef class Gateway:
             done += reservation.count
         if status != Status.Ok:
             future.take_back()
-            raise session.refusal(status, k)
+            raise self.refusal_of_many(status, k)
         return 0
