@@ -219,8 +219,44 @@ def test_outputs_of_a_mapping_are_told_apart_by_name(stack: ExitStack) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [lambda b: b.astype("f8"), lambda b: b[:, :2], lambda b: [1] * len(b)]
+    "answer", [lambda b: b * 2.0, lambda b: (b * 2).astype(">f4"), lambda b: list(b * 2)]
 )
+def test_answers_are_converted_to_what_was_promised(stack: ExitStack, answer: Any) -> None:
+    offered = Offered(stack, lambda batch: answer(batch.astype("f8")))
+    for _ in range(3):
+        (output,), (raw,) = (response := offered.infer()).outputs, response.raw_output_contents
+        assert (output.datatype, output.shape) == ("FP32", [1, 3])
+        assert np.frombuffer(raw, "<f4").tolist() == [2.0] * 3
+    assert offered.server.statistics()["requests"] == 3
+
+
+def test_a_row_of_a_list_that_fails_harms_no_other(stack: ExitStack) -> None:
+    entered = threading.Event()
+    gate = threading.Event()
+
+    def model(batch: Any) -> Any:
+        entered.set()
+        assert gate.wait(PATIENCE)
+        return [ValueError("this row") if row[0] < 0 else row.sum() for row in batch]
+
+    offered = Offered(stack, model, outputs=None, caller_runs=False)
+    gate.set()
+    offered.infer()  # from now on the outputs are known
+    gate.clear()
+    entered.clear()
+    first = offered.start()
+    assert entered.wait(PATIENCE)
+    method = offered.door.channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    message = raw_request("m", input=-ROW).SerializeToString()
+    bad, good = method.future(message, timeout=PATIENCE), offered.start()[0]
+    offered.until_submitted(4)
+    gate.set()
+    assert bad.exception(PATIENCE).code() is grpc.StatusCode.INTERNAL
+    for call in (*first, good):
+        call.result(PATIENCE)
+
+
+@pytest.mark.parametrize("answer", [lambda b: b[:, :2], lambda b: [1] * len(b)])
 def test_answers_that_break_the_promise_are_internal_errors(stack: ExitStack, answer: Any) -> None:
     offered = Offered(stack, answer)
     error = failure_of(offered.infer)

@@ -146,6 +146,7 @@ cdef class BatchState:
                     # A view, of what the model may write to again or others see as well.
                     items[i] = item.copy()
             self.kind, self.outputs = LIST_OUTPUT, items
+            self.session.answers_lists = True
             return 0
         if isinstance(answer, tuple):
             parts = [_output_part(part, rows) for part in answer]
@@ -217,21 +218,26 @@ cdef class BatchState:
     cdef int show(self) except -1:
         """Shows the outputs to those who read them without the GIL: native doors.
 
-        Shows nothing if they are no plain arrays; such an answer has no place in a native door.
+        What are no plain arrays of the dtypes that were promised is made so. Shows nothing if that
+        cannot be; such an answer has no place in a native door.
         """
         cdef vector[OutputView] views
         cdef OutputView view
         cdef cnp.ndarray array
         cdef void* kept
-        if self.kind == LIST_OUTPUT or self.by_token or self.errors is not None:
+        if self.by_token or self.errors is not None:
             return 0
         if self.kind == MAPPING_OUTPUT:
             by_name = {str(key): part for key, part in (<dict>self.outputs).items()}
             parts = [by_name.get(name) for name in self.session.shown_names]
-            if len(parts) != len(by_name) or any([part is None for part in parts]):
+            if len(parts) != len(by_name):
                 return 0
         else:
             parts = [self.outputs] if self.kind == ARRAY_OUTPUT else list(self.outputs)
+        if not self.as_promised(parts):
+            parts = self.session.shown_as(self.outputs)
+            if parts is None:
+                return 0
         for i in range(len(parts)):
             if not PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>parts[i]):
                 parts[i] = np.ascontiguousarray(parts[i])
@@ -251,6 +257,16 @@ cdef class BatchState:
         if kept != NULL:
             Py_DECREF(self)
         return 0
+
+    cdef bint as_promised(self, list parts) except -1:
+        """True if these are arrays of the dtypes that native doors expect."""
+        cdef list dtypes = self.session.shown_dtypes
+        if self.kind == LIST_OUTPUT or len(parts) != len(dtypes):
+            return False
+        for part, dtype in zip(parts, dtypes):
+            if not cnp.PyArray_CheckExact(part) or not (dtype is None or part.dtype == dtype):
+                return False
+        return True
 
     cdef object _own(self, object array, Staging staging, bint alone):
         """The array itself if nobody else can change it, nor one row another, else a copy.

@@ -44,6 +44,9 @@ cdef class Session:
     cdef Runner inline_runner  # executor="inline"
     cdef object output_specs   # of a native model, else None
     cdef list shown_names      # of outputs that native doors look at, else None
+    cdef list shown_dtypes     # of these; None for one that need not be looked at
+    cdef object shown_as       # makes them of any answer to a batch, or None
+    cdef readonly bint answers_lists  # the model has answered with a list before
     cdef public object tracer  # of tidegate.tracing.instrument(), else None
     cdef Grouping grouping     # of requests that are weighed, else None; `lane` is NULL then
     cdef object shaper         # makes a batch what the model takes, else None: rows are stacked
@@ -267,9 +270,13 @@ cdef class Session:
             return None
         return self.capsule, <size_t>self.lane
 
-    def show_in_order(self, list names not None):
-        """Names the outputs in the order in which a native door expects them."""
-        self.shown_names = names
+    def show_in_order(self, list names not None, list dtypes not None, convert):
+        """Names the outputs in the order in which a native door expects them.
+
+        `dtypes` are theirs, or None where any will do; `convert` makes arrays of these of an answer
+        to a batch that is something else, or answers None.
+        """
+        self.shown_names, self.shown_dtypes, self.shown_as = names, dtypes, convert
 
     def add_native_buffer(self):
         """Makes room for one more batch, for rows that come without the GIL."""

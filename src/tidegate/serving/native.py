@@ -12,7 +12,7 @@ from tidegate.errors import ConfigError
 from tidegate.serving.authentication import Tokens
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
-from tidegate.serving.native_layout import layouts_of
+from tidegate.serving.native_layout import layouts_of, promise_of
 from tidegate.serving.served import Served
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class NativeServer:
         layouts, lane = layouts_of(served), session.native_lane()
         if layouts is None or lane is None:
             return None
-        session.show_in_order([tensor.name for tensor in served.outputs])
+        session.show_in_order(*promise_of(served))
         if served not in self._offered:
             self._offered.append(served)
             session.add_native_buffer()

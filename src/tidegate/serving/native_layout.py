@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from tidegate import NativeModel
-from tidegate.serving.datatypes import datatype_of
+from tidegate.errors import OutputError
+from tidegate.serving.datatypes import DATATYPES, Array, datatype_of
 from tidegate.serving.served import Served, Tensor
 from tidegate.specs import leaves
 
@@ -40,12 +43,15 @@ def layouts_of(served: Served) -> tuple[list[Layout], list[Layout]] | None:
     """The inputs and outputs of a model; None if only Python can serve it.
 
     That is so for rows that are objects or bytes, for models that run in an event loop or are
-    native themselves, and while the outputs are not known.
+    native themselves, for those that answer with lists, in which each row may fail by itself, and
+    while the outputs are not known.
     """
     batcher = served.batcher
     if batcher.collate != "stack" or batcher.inputs is None or not served.outputs:
         return None
     if batcher._runtime.inline or isinstance(batcher._model, NativeModel):
+        return None
+    if batcher._session.answers_lists:
         return None
     specs = [spec.dtype for spec in leaves(batcher.inputs)]
     inputs = [_layout(*pair) for pair in zip(served.inputs, specs, strict=True)]
@@ -57,6 +63,26 @@ def layouts_of(served: Served) -> tuple[list[Layout], list[Layout]] | None:
     if max(len(inputs), len(outputs)) > _MOST_TENSORS:
         return None
     return known_inputs, known_outputs
+
+
+def promise_of(
+    served: Served,
+) -> tuple[list[str], list[np.dtype[Any] | None], Callable[[Any], list[Array] | None]]:
+    """Names and dtypes of the outputs, and what makes them of another answer to a batch."""
+    reference = weakref.ref(served)  # whose batcher will keep what is returned
+
+    def convert(answer: Any) -> list[Array] | None:
+        promised = reference()
+        try:
+            return None if promised is None else promised.batch_as_promised(answer)
+        except OutputError:
+            return None
+
+    dtypes = [
+        None if tensor.datatype == "BF16" else DATATYPES[tensor.datatype]
+        for tensor in served.outputs
+    ]
+    return [tensor.name for tensor in served.outputs], dtypes, convert
 
 
 def _layout(tensor: Tensor, dtype: np.dtype[Any] | None) -> Layout | None:

@@ -332,16 +332,29 @@ class Served:
         if self._outputs is None:
             self._learn(found)
             self._check_wanted(wanted)
+        named = self._promised(found)
+        return {name: named[name] for name in wanted} if wanted else named
+
+    def batch_as_promised(self, answer: Any) -> list[Array]:
+        """A model's answer to a whole batch as the arrays that were promised; for native doors.
+
+        Raises:
+            OutputError: It is something else.
+        """
+        arrays = self._promised(self._leaves_of_batch(answer)).values()
+        return [each.astype(each.dtype.newbyteorder("="), copy=False) for each in arrays]
+
+    def _promised(self, found: list[tuple[str | None, Array]]) -> dict[str, Array]:
+        """The answer's arrays by name and as promised, in the order of the outputs."""
         if len(found) != len(self.outputs):
             raise OutputError(
                 f"model {self.name!r} should answer with {[each.name for each in self.outputs]}, "
                 f"got {len(found)} arrays"
             )
-        named = {
+        return {
             tensor.name: self._checked(tensor, array)
             for tensor, (_, array) in zip(self.outputs, self._ordered(found), strict=True)
         }
-        return {name: named[name] for name in wanted} if wanted else named
 
     def _ordered(self, found: list[tuple[str | None, Array]]) -> list[tuple[str | None, Array]]:
         """The answer's arrays in the order of the outputs: by name where they have names."""
@@ -400,8 +413,10 @@ class Served:
 
     def _leaves_of(self, answer: Any, rows: int) -> list[tuple[str | None, Array]]:
         """The arrays of an answer, each with its axis of rows, and their names if they have any."""
-        if rows == 1:
-            return _stacked(self.name, [answer])
+        return _stacked(self.name, [answer]) if rows == 1 else self._leaves_of_batch(answer)
+
+    def _leaves_of_batch(self, answer: Any) -> list[tuple[str | None, Array]]:
+        """Those of an answer to several rows, or to a whole batch."""
         if isinstance(answer, list):
             return _stacked(self.name, answer)
         if isinstance(answer, Mapping):
