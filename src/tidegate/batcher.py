@@ -86,7 +86,8 @@ class Batcher(_fast.Gateway):
         allowed_batch_sizes: The only batch sizes that the model is called with, ascending, the last
             of them ``max_batch_size``. None for any.
         padding_policy: What is done with a batch of another size: ``"pad_up"`` adds rows, copies of
-            its first (with ``"pack"`` empty ones, on a device zeros), whose answers are dropped;
+            its first (with ``"pack"`` empty ones, with ``"list"`` the same object again, on a
+            device zeros), whose answers are dropped;
             ``"batch_down"`` runs it in parts of allowed sizes; ``"none"`` runs it as it is.
         warmup: Whether each instance is called with zeros before it serves, once for each of
             ``allowed_batch_sizes`` and ``pad_to``, with at most ``max_batch_cost`` tokens. What

@@ -69,8 +69,9 @@ class Statistics:
         expired: Their timeout passed while they waited.
         closed: Refused by close(), or abandoned with the model when close() ran out of time.
         rejected: Never queued, because the queue was full.
-        batches: Calls of the model.
-        rows: Rows in those calls.
+        batches: That the model ran, each in one call or, with ``padding_policy="batch_down"``,
+            in several.
+        rows: Rows in those batches.
         led: Batches that a waiting caller ran itself.
         padding_rows: Rows that models were called with besides, up to an allowed batch size.
         tokens: Of the ragged rows that models were called with.
@@ -81,8 +82,8 @@ class Statistics:
             (``max_batch_cost`` was reached, or the next request would have gone beyond it).
         queue_duration: Seconds from submission to the model's start.
         request_duration: Seconds from submission to the batch's end.
-        batch_duration: Seconds of one model call.
-        batch_size: Rows of one model call.
+        batch_duration: Seconds that the model took for one batch.
+        batch_size: Rows of one batch.
         executors: One entry per instance of the model.
     """
 
@@ -109,7 +110,7 @@ class Statistics:
 
     @property
     def mean_batch_size(self) -> float:
-        """Rows per call of the model, 0 before the first."""
+        """Rows per batch, 0 before the first."""
         return self.rows / self.batches if self.batches else 0.0
 
 
