@@ -167,6 +167,34 @@ def test_a_first_request_that_is_refused_for_want_of_room_still_decides(model: G
         model.gate.set()
 
 
+class Speechless(Exception):
+    """An error whose text cannot be had."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("inputs", [None, TensorSpec((3,), "float64")])
+@pytest.mark.parametrize("where", ["array", "group_key", "cost_fn"])
+def test_errors_of_callers_code_are_input_errors_whatever_they_say(where: str, inputs: Any) -> None:
+    class Unwilling:
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise Speechless
+
+    def refuse(row: Any) -> Any:
+        raise Speechless
+
+    settings: dict[str, Any] = {where: refuse} if where != "array" else {}
+    if where == "cost_fn":
+        settings["max_batch_cost"] = 3
+    request = Unwilling() if where == "array" else ROW
+    with (
+        Batcher(identity, inputs=inputs, **settings) as batcher,
+        pytest.raises(InputError, match="Speechless"),
+    ):
+        batcher.submit(request)
+
+
 def test_what_is_no_array_of_numbers_is_told_about_lists() -> None:
     with Batcher(identity) as batcher, pytest.raises(InputError, match="collate='list'"):
         batcher("some text")

@@ -91,3 +91,11 @@ class OutputError(ModelError):
         super().__init__(message)
         self.expected = expected
         self.given = given
+
+
+def said(error: BaseException) -> str:
+    """Kind and text of an exception of somebody else, whose text is code that may raise as well."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__

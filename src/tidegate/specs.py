@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tidegate.errors import ConfigError, InputError
+from tidegate.errors import ConfigError, InputError, said
 
 __all__ = ["Spec", "TensorSpec", "Transform", "check_spec", "infer_spec", "leaves"]
 
@@ -150,7 +150,7 @@ def _infer_leaf(value: Any, where: str) -> TensorSpec:
     except Exception as error:  # a ragged list, or whatever the value's own conversion raises
         given = "a ragged list" if isinstance(value, list | tuple) else type(value).__name__
         raise InputError(
-            f"the request{where} is no array: {error}", expected="an array", given=given
+            f"the request{where} is no array: {said(error)}", expected="an array", given=given
         ) from error
     if array.dtype.hasobject or array.dtype.kind in "SU":
         kind = type(value).__name__

@@ -37,6 +37,7 @@ from tidegate.errors import (
     OutputError,
     QueueFullError,
     TidegateError,
+    said,
 )
 from tidegate.ragged import PerToken
 from tidegate.specs import infer_spec, leaves

@@ -395,11 +395,7 @@ cdef class BatchState:
 
     cdef object model_error(self, object error):
         """What a caller gets for `error`, which the model has raised."""
-        try:
-            said = f"{type(error).__name__}: {error}"
-        except Exception:  # its text is the model's own code
-            said = type(error).__name__
-        failure = ModelError(f"the model of {self.session.name!r} raised {said}")
+        failure = ModelError(f"the model of {self.session.name!r} raised {said(error)}")
         failure.__cause__ = error
         return failure
 

@@ -93,7 +93,7 @@ cdef class Grouping:
                 hash(key)
             except Exception as error:
                 raise InputError(
-                    f"group_key failed for the request: {type(error).__name__}: {error}",
+                    f"group_key failed for the request: {said(error)}",
                     expected="a request that group_key finds a hashable key for",
                     given=_describe(x)) from error
         while self.longest < tokens:
@@ -106,7 +106,7 @@ cdef class Grouping:
             cost = self.cost_fn(x)
         except Exception as error:
             raise InputError(
-                f"cost_fn failed for the request: {type(error).__name__}: {error}",
+                f"cost_fn failed for the request: {said(error)}",
                 expected="a request that cost_fn finds a cost for", given=_describe(x)) from error
         if not 0 <= cost < INFINITY:
             raise InputError(f"cost_fn must return a number >= 0, got {cost:g}",

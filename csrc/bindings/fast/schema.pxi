@@ -132,7 +132,8 @@ cdef class Schema:
             array = np.asarray(value)
         except Exception as error:
             raise InputError(
-                f"expected a {expected}{where}, got {_describe(value)}, which is no array: {error}",
+                f"expected a {expected}{where}, got {_describe(value)}, which is no array: "
+                f"{said(error)}",
                 expected=expected, given=_describe(value)) from error
         if array.ndim != len(part.shape) + lead or array.shape[skip:] != part.fixed_shape:
             text = array.ndim == 0 and array.dtype.kind in "SU"
