@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import gc
+import pickle
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,32 @@ def test_type_checkers_know_what_is_made() -> None:
     assert isinstance(double, BatchedFunction)
     assert isinstance(triple, BatchedFunction)
     assert isinstance(vars(Model)["double"], BatchedMethod)
+
+
+@tidegate.batch
+def halve(rows: Any) -> Any:
+    return rows / 2
+
+
+@dataclasses.dataclass
+class Scale:
+    factor: float
+
+    @tidegate.batch
+    def scale(self, rows: Any) -> Any:
+        return rows * self.factor
+
+
+def test_functions_and_methods_are_copied_and_pickled_as_such() -> None:
+    assert halve(4.0) == 2.0  # its batcher is there, and belongs to this process
+    for again in (pickle.loads(pickle.dumps(halve)), copy.copy(halve), copy.deepcopy(halve)):
+        assert again is halve
+    method = pickle.loads(pickle.dumps(Scale(3.0).scale))
+    assert method.__self__ == Scale(3.0)
+    assert method(2.0) == 6.0
+    assert copy.copy(method)(2.0) == 6.0
+    halve.close()
+    method.close()
 
 
 def test_everything_that_a_batcher_has_is_there() -> None:

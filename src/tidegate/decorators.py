@@ -57,6 +57,11 @@ class BatchedFunction:
         else:
             object.__setattr__(self, attribute, value)
 
+    def __reduce__(self) -> str:
+        """Copied and pickled by its name, as a function is; its batcher stays where it is."""
+        name: str = vars(self).get("__qualname__", type(self).__qualname__)
+        return name
+
 
 class BatchedMethod:
     """A method over a batch: each object gets a batcher of its own, which ends with the object."""
@@ -123,6 +128,10 @@ class _Bound:
             setattr(self._function, attribute, value)
         else:
             object.__setattr__(self, attribute, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled with its object, as any bound method is."""
+        return getattr, (self.__self__, self._function.__name__)
 
 
 def _is_setting(attribute: str) -> bool:
