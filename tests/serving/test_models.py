@@ -64,6 +64,12 @@ def test_models_can_be_put_on_offer_and_taken_off(batcher: Batcher) -> None:
     assert list(models) == []
 
 
+def test_without_a_version_the_newest_is_taken_off(batcher: Batcher) -> None:
+    models = Models(Served("m", batcher), Served("m", batcher, version="2"))
+    assert models.remove("m", "").version == "2"
+    assert models.versions("m") == ["1"]
+
+
 def test_draining_turns_readiness_false_and_still_answers(batcher: Batcher) -> None:
     models = Models(Served("m", batcher))
     assert models.ready

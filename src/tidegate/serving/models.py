@@ -48,10 +48,12 @@ class Models:
         self._changed()
 
     def remove(self, name: str, version: str) -> Served:
-        """Takes one off; requests under way are not touched, and its batcher stays open."""
+        """Takes one off, by get(); requests under way are not touched, its batcher stays open."""
         with self._lock:
             served = self.get(name, version)
-            versions = {key: each for key, each in self._versions[name].items() if key != version}
+            versions = {
+                key: each for key, each in self._versions[name].items() if each is not served
+            }
             others = {key: each for key, each in self._versions.items() if key != name}
             self._versions = {**others, name: versions} if versions else others
         self._changed()
