@@ -122,6 +122,32 @@ def test_two_inputs_of_one_name_are_refused(make: Make) -> None:
         Served("m", make(lambda batch: batch, inputs=twice))
 
 
+def test_two_outputs_of_one_name_are_refused(make: Make) -> None:
+    twice = (Tensor("y", "FP32"), Tensor("y", "FP32"))
+    with pytest.raises(ConfigError, match="two outputs of one name"):
+        Served("m", make(double, inputs=VECTOR), outputs=twice)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ((3, "FP32"), "name is a string"),
+        (("x", ["FP32"]), "no datatype"),
+        (("x", "FP32", 3), "lengths are >= 0 or -1, got 3"),
+        (("x", "FP32", (1.5,)), "lengths are >= 0 or -1"),
+        (("x", "FP32", (-2,)), "lengths are >= 0 or -1"),
+    ],
+)
+def test_a_tensor_that_cannot_be_is_refused(fields: Any, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Tensor(*fields)
+
+
+def test_outputs_that_are_none_are_refused(make: Make) -> None:
+    with pytest.raises(ConfigError, match="outputs must be"):
+        Served("m", make(double, inputs=VECTOR), outputs="FP32")  # type: ignore[arg-type]
+
+
 def test_a_dtype_without_a_datatype_is_refused(make: Make) -> None:
     with pytest.raises(ConfigError, match="complex64"):
         Served("m", make(double, inputs=TensorSpec((), "complex64")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,7 +27,8 @@ class Tensor:
         shape: Lengths without the axis of rows; -1 for a length that varies.
 
     Raises:
-        ConfigError: The datatype does not exist, or a length is below -1.
+        ConfigError: The name is no string, the datatype does not exist, or the shape is no tuple of
+            lengths of at least -1.
     """
 
     name: str
@@ -35,14 +37,20 @@ class Tensor:
 
     def __post_init__(self) -> None:
         """Checks the fields."""
-        if self.datatype not in DATATYPES:
+        if not isinstance(self.name, str):
+            raise ConfigError(f"a tensor's name is a string, got {self.name!r}")
+        if not isinstance(self.datatype, str) or self.datatype not in DATATYPES:
             raise ConfigError(
                 f"tensor {self.name!r}: there is no datatype {self.datatype!r}; there are "
                 f"{', '.join(DATATYPES)}"
             )
-        if any(length < -1 for length in self.shape):
+        try:
+            lengths = tuple(map(operator.index, self.shape))
+        except TypeError:
+            lengths = (-2,)
+        if any(length < -1 for length in lengths):
             raise ConfigError(f"tensor {self.name!r}: lengths are >= 0 or -1, got {self.shape}")
-        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "shape", lengths)
 
 
 Described: TypeAlias = "Spec | Tensor | Sequence[Tensor]"
@@ -130,6 +138,8 @@ class Served:
         self._specs = [] if self._spec is None else leaves(self._spec)
         if len(self._names) < len(self._inputs):
             raise ConfigError(f"model {name!r} has two inputs of one name: {self._inputs}")
+        if len({tensor.name for tensor in self.outputs}) < len(self.outputs):
+            raise ConfigError(f"model {name!r} has two outputs of one name: {self._outputs}")
         if self._spec is not None:
             own = _described("input", self._spec)
             if [(each.datatype, each.shape) for each in own] != [
@@ -511,8 +521,8 @@ def _described(kind: str, described: Described | None) -> tuple[Tensor, ...]:
         return (_tensor(described.name or kind, described),)
     if isinstance(described, Mapping):
         return tuple(_tensor(str(key), spec) for key, spec in described.items())
-    if isinstance(described, Sequence) and described:
-        parts: Sequence[Any] = described
+    parts: Any = described
+    if isinstance(parts, Sequence) and parts and not isinstance(parts, str):
         fields = getattr(described, "_fields", None)  # of a named tuple
         return tuple(
             part
