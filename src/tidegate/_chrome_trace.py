@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tidegate.batcher import Batcher, batcher_of
+from tidegate.batcher import Batcher, HasBatcher, batcher_of
 from tidegate.errors import ConfigError
 from tidegate.recorder import BatchRecord
 
@@ -19,7 +19,9 @@ _QUEUE = 0  # the thread id of the queue's track; executors count from 1
 _COLOURS = {"completed": "good", "failed": "terrible", "abandoned": "bad"}
 
 
-def write_chrome_trace(path: str | os.PathLike[str], batchers: Batcher | Iterable[Batcher]) -> int:
+def write_chrome_trace(
+    path: str | os.PathLike[str], batchers: Batcher | HasBatcher | Iterable[Batcher | HasBatcher]
+) -> int:
     """Writes what the batchers' flight recorders hold.
 
     Each batcher is a process: a track for each executor, with its batches and what went on around

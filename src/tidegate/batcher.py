@@ -15,7 +15,7 @@ from collections.abc import (
     Generator,
     Iterable,
 )
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from tidegate import _engine, _fast, _settings
 from tidegate._collation import Collate, Collation
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tidegate._device import Berth
     from tidegate.gpu.waiting import CudaDevice
 
-__all__ = ["Batcher", "batcher_of"]
+__all__ = ["Batcher", "HasBatcher", "batcher_of"]
 
 _fast.load_waist(
     _engine.Engine(
@@ -543,6 +543,14 @@ class Batcher(_fast.Gateway):
 async def _as_async(rows: Iterable[Any]) -> AsyncIterator[Any]:
     for row in rows:
         yield row
+
+
+class HasBatcher(Protocol):
+    """What stands for its batcher: a function or a bound method under ``@tidegate.batch``."""
+
+    @property
+    def batcher(self) -> Batcher:
+        """The batcher."""
 
 
 def batcher_of(target: object) -> Batcher | None:

@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from tidegate.batcher import Batcher, batcher_of
+from tidegate.batcher import Batcher, HasBatcher, batcher_of
 from tidegate.errors import ConfigError
 from tidegate.statistics import HistogramStatistics, Statistics
 
@@ -33,6 +33,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = ["DURATION_EDGES", "OUTCOMES", "SIZE_EDGES", "STATES", "Collector"]
+
+_Source = Batcher | HasBatcher
 
 OUTCOMES = ("completed", "failed", "cancelled", "expired", "closed", "rejected")
 STATES = ("idle", "busy", "lent", "gone")
@@ -75,12 +77,12 @@ class Collector(_Collector):
 
     def __init__(
         self,
-        batchers: Batcher | Iterable[Batcher] | Callable[[], Iterable[Batcher]],
+        batchers: _Source | Iterable[_Source] | Callable[[], Iterable[_Source]],
         *,
         duration_edges: Sequence[float] = DURATION_EDGES,
         size_edges: Sequence[float] = SIZE_EDGES,
     ) -> None:
-        self._now: Callable[[], Iterable[Batcher]]
+        self._now: Callable[[], Iterable[_Source]]
         one = batcher_of(batchers)
         if one is not None:
             batchers = (one,)
@@ -136,7 +138,7 @@ def _checked(batchers: Iterable[Any]) -> tuple[Batcher, ...]:
     return tuple(each)
 
 
-def _asked(function: Callable[[], Iterable[Batcher]]) -> Callable[[], Iterable[Batcher]]:
+def _asked(function: Callable[[], Iterable[_Source]]) -> Callable[[], Iterable[_Source]]:
     """`function`; raises ConfigError, now and not at each scrape, if it cannot be what is asked."""
     try:
         signature = inspect.signature(function)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tidegate._chrome_trace import write_chrome_trace
-from tidegate.batcher import Batcher, batcher_of
+from tidegate.batcher import Batcher, HasBatcher, batcher_of
 from tidegate.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ __all__ = ["instrument", "uninstrument", "write_chrome_trace"]
 _logger = logging.getLogger("tidegate")
 
 
-def instrument(batcher: Batcher, tracer_provider: TracerProvider | None = None) -> None:
+def instrument(
+    batcher: Batcher | HasBatcher, tracer_provider: TracerProvider | None = None
+) -> None:
     """Makes a span of each batch, ``tidegate.batch``, linked with the spans of its requests.
 
     A request's span is the one that is current where it is submitted. The model runs inside the
@@ -49,7 +51,7 @@ def instrument(batcher: Batcher, tracer_provider: TracerProvider | None = None) 
     batcher._session.tracer = _Tracer(batcher.name, tracer_provider)
 
 
-def uninstrument(batcher: Batcher) -> None:
+def uninstrument(batcher: Batcher | HasBatcher) -> None:
     """Ends what instrument() began; batches under way may still make a span."""
     _checked(batcher)._session.tracer = None
 
