@@ -41,7 +41,10 @@ class Connection {
     /// Writes what there is to say. False: close the connection.
     bool flush();
     /// True if the socket took less than there is: to be called again when it can be written to.
-    bool blocked() const noexcept { return written_ < out_.size(); }
+    /// Not while TLS waits for the client: the socket can be written to all that time.
+    bool blocked() const noexcept {
+        return written_ < out_.size() && !transport_.write_awaits_input();
+    }
 
     /// When bytes last came or went: the clock is looked at once for all requests that came
     /// together.

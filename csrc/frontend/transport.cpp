@@ -111,6 +111,8 @@ Io Transport::write(const char* source, std::size_t size, std::size_t& count) no
     if (ssl_ != nullptr) {
         ERR_clear_error();
         const int result = SSL_write_ex(ssl_.get(), source, size, &count);
+        // Before the result clears it away.
+        write_awaits_input_ = result != 1 && SSL_want_read(ssl_.get());
         return result == 1 ? Io::Done : ssl_result(result);
     }
     const ssize_t put = ::send(descriptor_, source, size, MSG_NOSIGNAL);

@@ -35,12 +35,15 @@ class Transport {
     /// At most `size` bytes; `count` of them came.
     Io read(char* target, std::size_t size, std::size_t& count) noexcept;
     Io write(const char* source, std::size_t size, std::size_t& count) noexcept;
+    /// True if the last write can go on only when the client has sent something: TLS shakes hands.
+    bool write_awaits_input() const noexcept { return write_awaits_input_; }
 
   private:
     Io ssl_result(int result) noexcept;
 
     const int descriptor_;
     std::unique_ptr<SSL, FreeSsl> ssl_;
+    bool write_awaits_input_ = false;
 };
 
 }  // namespace tidegate::frontend
