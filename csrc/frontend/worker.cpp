@@ -23,6 +23,7 @@ namespace {
 constexpr int kEventsAtOnce = 256;
 constexpr int kAcceptsAtOnce = 64;
 constexpr Nanos kCheckPeriod = 1 * kSecond;
+constexpr Nanos kAcceptPause = 100 * kMillisecond;
 
 void watch(int epoll, int operation, int descriptor, std::uint32_t events, void* tag) {
     epoll_event event{};
@@ -65,9 +66,7 @@ Worker::Worker(std::uint32_t number, const Settings& settings, PythonSide& pytho
     }
     watch(epoll_, EPOLL_CTL_ADD, wake_, EPOLLIN, &wake_);
     watch(epoll_, EPOLL_CTL_ADD, waist_.port_descriptor(port_), EPOLLIN, &port_);
-    // Exclusive: a new connection wakes one worker, not all.
-    watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN | EPOLLEXCLUSIVE,
-          const_cast<char*>(&listener_tag_));
+    watch_listener();
     thread_ = std::thread([this] { run(); });
     // At most 15 bytes.
     pthread_setname_np(thread_.native_handle(), ("tidegate-h2-" + std::to_string(number_)).c_str());
@@ -206,6 +205,7 @@ void Worker::run() {
             if (!take_orders()) break;
         }
         if (notices) take_notices();
+        if (accept_again_ != kNever) resume_accepting();
         check_time();
         flush_dirty();
     }
@@ -227,10 +227,11 @@ void Worker::end() {
 }
 
 int Worker::patience() const noexcept {
-    if (open_.load(std::memory_order_relaxed) == 0) return -1;
+    const bool anybody = open_.load(std::memory_order_relaxed) != 0;
+    const Nanos next = std::min(anybody ? next_check_ : kNever, accept_again_);
+    if (next == kNever) return -1;
     constexpr Nanos kMilli = kMillisecond;
-    const Nanos left = next_check_ - now();
-    if (next_check_ == kNever) return -1;
+    const Nanos left = next - now();
     return left <= 0 ? 0 : static_cast<int>(std::min<Nanos>(left / kMilli + 1, 60'000));
 }
 
@@ -258,10 +259,22 @@ void Worker::check_time() {
                       : time + std::max(kCheckPeriod, settings_.keepalive / 4);
 }
 
+void Worker::watch_listener() {
+    // Exclusive: a new connection wakes one worker, not all.
+    watch(epoll_, EPOLL_CTL_ADD, listener_, EPOLLIN | EPOLLEXCLUSIVE,
+          const_cast<char*>(&listener_tag_));
+}
+
 void Worker::accept() {
     for (int i = 0; i < kAcceptsAtOnce && accepting_; ++i) {
         const int descriptor = accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (descriptor < 0) return;  // none is left, or another worker was faster
+        if (descriptor < 0) {
+            // The listener stays readable: looking at it again would take all of a core.
+            if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+                pause_accepting();
+            }
+            return;  // none is left, or another worker was faster
+        }
         if (connections_.size() >= settings_.max_connections) {
             ::close(descriptor);
             continue;
@@ -283,9 +296,25 @@ void Worker::accept() {
     }
 }
 
+void Worker::pause_accepting() {
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, listener_, nullptr);
+    accept_again_ = now() + kAcceptPause;
+}
+
+void Worker::resume_accepting() {
+    if (now() < accept_again_) return;
+    try {
+        watch_listener();
+        accept_again_ = kNever;
+    } catch (const std::system_error&) {
+        accept_again_ = now() + kAcceptPause;  // the kernel is out of memory
+    }
+}
+
 void Worker::stop_accepting() {
     if (!accepting_) return;
     accepting_ = false;
+    accept_again_ = kNever;
     epoll_ctl(epoll_, EPOLL_CTL_DEL, listener_, nullptr);
 }
 

@@ -92,7 +92,11 @@ class Worker final : public Requests {
     void close_descriptors() noexcept;
     void run();
     void end();
+    void watch_listener();
     void accept();
+    /// Leaves those who connect in the kernel's queue for a while.
+    void pause_accepting();
+    void resume_accepting();
     void stop_accepting();
     void serve(Connection& connection, std::uint32_t events);
     void close(Connection& connection);
@@ -141,6 +145,7 @@ class Worker final : public Requests {
     Nanos next_check_ = 0;
     bool hurry_ = false;  // somebody is to be looked at within a second
     bool accepting_ = true;
+    Nanos accept_again_ = kNever;  // while no descriptor is left for a connection
     bool draining_ = false;
 
     // Orders from other threads, under mutex_.
