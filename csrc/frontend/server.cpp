@@ -87,19 +87,24 @@ Server::~Server() {
 }
 
 void Server::publish(std::shared_ptr<const Catalogue> catalogue) {
+    if (!ours()) return;
     for (const auto& worker : workers_) worker->publish(catalogue);
 }
 
 void Server::answer(PythonAnswer answer) {
+    if (!ours()) return;
     const std::size_t number = answer.id & 0xff;
     if (number < workers_.size()) workers_[number]->answer(std::move(answer));
 }
 
 void Server::retry() {
+    if (!ours()) return;
     for (const auto& worker : workers_) worker->retry();
 }
 
 void Server::drain() {
+    // A shutdown would end the parent's listening, too.
+    if (!ours()) return;
     {
         const std::lock_guard lock(mutex_);
         draining_ = true;
@@ -110,11 +115,12 @@ void Server::drain() {
 }
 
 bool Server::drained() const noexcept {
-    return std::all_of(workers_.begin(), workers_.end(),
-                       [](const auto& worker) { return worker->empty(); });
+    const auto is_empty = [](const auto& worker) { return worker->empty(); };
+    return !ours() || std::all_of(workers_.begin(), workers_.end(), is_empty);
 }
 
 void Server::stop() noexcept {
+    if (!ours()) return;
     {
         const std::lock_guard lock(mutex_);
         stopped_ = true;
@@ -126,6 +132,7 @@ void Server::stop() noexcept {
 
 std::vector<Event> Server::take(Nanos timeout) {
     std::vector<Event> events;
+    if (!ours()) return events;
     std::unique_lock lock(mutex_);
     arrived_.wait_for(lock, std::chrono::nanoseconds(timeout),
                       [this] { return !events_.empty() || stopped_; });

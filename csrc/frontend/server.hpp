@@ -1,6 +1,9 @@
 // The front end as a whole: a listening socket, its workers, and the queue of what Python is to do.
 #pragma once
 
+#include <sys/types.h>
+#include <unistd.h>
+
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -38,13 +41,16 @@ class Server final : public PythonSide {
     Server& operator=(const Server&) = delete;
 
     const Address& address() const noexcept { return address_; }
+    /// False in the child of a fork: its workers, its clients and its socket are the parent's, and
+    /// a lock may be held for ever. Then orders do nothing, and it must not be destroyed.
+    bool ours() const noexcept { return ::getpid() == process_; }
 
     // Any thread; none needs the GIL.
     void publish(std::shared_ptr<const Catalogue> catalogue);
     void answer(PythonAnswer answer);
     void retry();
     void drain();
-    /// True once drained: no connection is left.
+    /// True once drained: no connection is left, or none is ours.
     bool drained() const noexcept;
     /// Ends the workers; take() returns what there is, then nothing.
     void stop() noexcept;
@@ -60,6 +66,7 @@ class Server final : public PythonSide {
   private:
     void post(Event event);
 
+    const pid_t process_ = ::getpid();
     const Settings settings_;
     const TlsContext tls_;
     Address address_;

@@ -546,6 +546,31 @@ def test_a_certificate_that_is_none_is_named(tmp_path: Any) -> None:
         NativeServer(Models(), certificate=missing, key=missing).start()
 
 
+@pytest.mark.parametrize("way", ["sys.exit(0)", "server.stop(); sys.exit(0)", "os._exit(0)"])
+def test_the_child_of_a_fork_leaves_the_server_alone(way: str) -> None:
+    child.run(f"""
+        import os, socket, sys
+        from tidegate.serving import Models
+        from tidegate.serving.native import NativeServer
+
+        def serves(address):
+            with socket.create_connection(address, timeout=20) as client:
+                return client.recv(9)[3] == 4  # SETTINGS
+
+        models = Models()
+        with NativeServer(models, threads=2) as server:
+            address = server.address
+            client = socket.create_connection(address)
+            assert serves(address)
+            pid = os.fork()
+            if pid == 0:
+                server.drain()
+                {way}
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert serves(address)
+    """)
+
+
 def test_an_idle_server_makes_no_wake_ups(stack: ExitStack) -> None:
     before = set(TASKS.iterdir())
     offered = Offered(stack, double, keepalive=None)

@@ -52,7 +52,13 @@ class Owner {
                                   : make_tls_context(certificate, key, client_authorities),
               *handle_of(waist).waist)) {}
 
-    ~Owner() { stop(); }
+    ~Owner() {
+        if (server_->ours()) {
+            stop();
+        } else {
+            static_cast<void>(server_.release());  // the child of a fork leaks its parent's
+        }
+    }
 
     void publish(const std::vector<py::dict>& models, std::size_t count) {
         auto catalogue = std::make_shared<Catalogue>();
