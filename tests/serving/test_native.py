@@ -571,6 +571,40 @@ def test_the_child_of_a_fork_leaves_the_server_alone(way: str) -> None:
     """)
 
 
+@pytest.mark.parametrize("stopped", [True, False])
+def test_the_interpreter_may_end_while_a_server_serves(stopped: bool) -> None:
+    child.run(f"""
+        import atexit, socket, time
+        from hyperframe.frame import DataFrame
+        from tests.serving.http2 import Http2
+        from tidegate.serving import Models, native
+
+        READY = "/inference.GRPCInferenceService/ServerReady"
+
+        class AskingAtTheEnd:
+            def __init__(self, client):
+                call = client.open(3, READY), DataFrame(3, bytes(5), flags=["END_STREAM"])
+                self.data = b"".join(part.serialize() for part in call)
+                self.socket, self.sleep = client.socket, time.sleep
+
+            def __del__(self):
+                # When modules are taken apart. What Python is to answer wakes the steward up.
+                try:
+                    self.socket.sendall(self.data)
+                except OSError:
+                    pass
+                self.sleep(0.2)
+
+        if not {stopped}:
+            atexit.unregister(native._abort_all)
+        server = native.NativeServer(Models()).start()
+        client = Http2(server.address)
+        client.call(1, READY, b"")
+        client.answer(1)
+        asking = AskingAtTheEnd(client)
+    """)
+
+
 def test_an_idle_server_makes_no_wake_ups(stack: ExitStack) -> None:
     before = set(TASKS.iterdir())
     offered = Offered(stack, double, keepalive=None)

@@ -6,30 +6,14 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <type_traits>
 #include <vector>
 
+#include "../without_gil.hpp"
 #include "tidegate/engine.hpp"
 #include "tidegate/native_executor.hpp"
 #include "tidegate/waist.hpp"
 
 namespace tidegate::bindings {
-
-/// Runs `work` without the GIL. Unlike py::gil_scoped_release it takes the GIL back outside of any
-/// destructor: at interpreter exit that ends the thread by unwinding its stack.
-template <class Work>
-auto without_gil(Work work) {
-    static_assert(noexcept(work()));
-    PyThreadState* const state = PyEval_SaveThread();
-    if constexpr (std::is_void_v<decltype(work())>) {
-        work();
-        PyEval_RestoreThread(state);
-    } else {
-        auto answer = work();
-        PyEval_RestoreThread(state);
-        return answer;
-    }
-}
 
 class EngineOwner : public std::enable_shared_from_this<EngineOwner> {
   public:

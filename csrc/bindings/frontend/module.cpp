@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <system_error>
 
+#include "../without_gil.hpp"
 #include "server.hpp"
 #include "tidegate/waist.hpp"
 
@@ -93,11 +94,8 @@ class Owner {
     }
 
     py::list take_events(double timeout) {
-        std::vector<Event> events;
-        {
-            const py::gil_scoped_release free;
-            events = server_->take(nanoseconds(timeout));
-        }
+        std::vector<Event> events =
+            bindings::without_gil([&]() noexcept { return server_->take(nanoseconds(timeout)); });
         py::list result;
         for (Event& event : events) {
             switch (event.kind) {
@@ -131,8 +129,7 @@ class Owner {
     bool drained() const { return server_->drained(); }
 
     void stop() {
-        const py::gil_scoped_release free;
-        server_->stop();
+        bindings::without_gil([&]() noexcept { server_->stop(); });
     }
 
     py::tuple address() const {

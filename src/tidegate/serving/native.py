@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from tidegate import _engine
@@ -178,6 +180,7 @@ class NativeServer:
             )
         except RuntimeError as error:
             raise ConfigError(str(error)) from error
+        _started.add(self)
         self._models.watch(self._publish)
         self._publish()
         self._steward.start()
@@ -292,3 +295,15 @@ class NativeServer:
     def __exit__(self, *error: object) -> None:
         """Stops it."""
         self.stop()
+
+
+_started: weakref.WeakSet[NativeServer] = weakref.WeakSet()
+
+
+def _abort_all() -> None:
+    """At interpreter exit: native threads must not use OpenSSL, or call Python, while both end."""
+    for server in list(_started):
+        server.abort()
+
+
+atexit.register(_abort_all)
