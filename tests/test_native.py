@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import shutil
 import subprocess
 import threading
+import weakref
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -344,6 +346,40 @@ def test_a_function_in_python_is_kept_alive_by_its_model() -> None:
 
 
 FLOATS = ctypes.POINTER(ctypes.c_float)
+
+
+def test_its_code_outlives_a_dropped_batcher_that_has_work() -> None:
+    gate = threading.Event()
+
+    def dropped() -> tuple[list[Any], list[weakref.ref[Any]]]:
+        def answer(_: Any, rows: int, inputs: Any, outputs: Any) -> int:
+            gate.wait(PATIENCE)
+            return 5
+
+        batcher = Batcher(NativeModel(PROTOTYPE(answer), outputs=ROW), inputs=ROW, max_batch_size=1)
+        gone: list[weakref.ref[Any]] = [weakref.ref(batcher._session), weakref.ref(answer)]
+        return [batcher.submit(row(number)) for number in range(4)], gone
+
+    futures, gone = dropped()
+    gc.collect()
+    # Had it gone, these would be where it was.
+    others = [PROTOTYPE(lambda *arguments: 7) for _ in range(100)]
+    gate.set()
+    for future in futures:
+        with pytest.raises(ModelError, match="returned 5"):
+            future.result(PATIENCE)
+    del futures, future, others
+    until(lambda: gc.collect() >= 0 and not any(reference() is not None for reference in gone))
+
+
+def test_several_threads_may_close_its_batcher(library: Any) -> None:
+    for _ in range(50):
+        batcher = Batcher(NativeModel(library.twice, outputs=ROW), inputs=ROW)
+        np.testing.assert_array_equal(batcher(row(4)), 2 * row(4))
+        closing = [in_thread(batcher.close) for _ in range(4)]
+        for thread in closing:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("function", [None, 0, True, 1.5, "twice", lambda rows: rows, object()])

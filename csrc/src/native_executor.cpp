@@ -15,6 +15,7 @@ NativeExecutor::NativeExecutor(Engine& engine, tidegate_native_model model, void
 NativeExecutor::~NativeExecutor() { join(); }
 
 void NativeExecutor::join() noexcept {
+    const std::lock_guard lock(mutex_);
     if (thread_.joinable()) thread_.join();
 }
 

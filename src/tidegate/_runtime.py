@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import contextlib
 import math
 import threading
 import time
@@ -38,6 +40,11 @@ class Runtime:
     def let_go(self) -> None:
         """The Batcher is gone: serve what waits, then end the threads, without waiting."""
         self.engine.close(drain=True)
+        if self.native:
+            # Its thread cannot let go of what belongs to Python, nor of the model's code. Not a
+            # Thread, whose locks may be held where the garbage collector came in.
+            with contextlib.suppress(RuntimeError):  # no more threads: it is never let go
+                _thread.start_new_thread(self.engine.join_native, ())
 
     def close(self, drain: bool, timeout: float | None, session: _fast.Session) -> None:
         """Does what Batcher.close() says."""

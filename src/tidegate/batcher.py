@@ -226,7 +226,7 @@ class Batcher(_fast.Gateway):
         self._grouping = grouping
         self._default_timeout = default_timeout
         self._open(session, default_timeout, overflow == "block", bool(split_oversize))
-        self._model = model  # a NativeModel's code must outlive its thread
+        self._model = model
         if berths:
             self._start_on_device(berths, session, stay, warmup)
         else:
@@ -268,7 +268,7 @@ class Batcher(_fast.Gateway):
 
     def _start(self, model: Any, session: _fast.Session, inline: bool) -> None:
         if isinstance(model, NativeModel):
-            self._runtime.engine.start_native(model.address, model.user_data)
+            self._runtime.engine.start_native(model.address, model.user_data, model)
             self._runtime.native = True
             return
         places: list[tuple[Any, Instance | None]] = (

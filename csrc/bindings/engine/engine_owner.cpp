@@ -2,6 +2,7 @@
 #include "engine_owner.hpp"
 
 #include <array>
+#include <utility>
 
 namespace py = pybind11;
 
@@ -13,6 +14,7 @@ EngineOwner::~EngineOwner() {
     if (engine_.forked()) {
         // Nothing is joined and no lock is taken; the child leaks what its parent still owns.
         for (auto& executor : native_) static_cast<void>(executor.release());
+        for (auto& code : code_) static_cast<void>(code.release());
         return;
     }
     engine_.close(false);
@@ -53,7 +55,8 @@ bool EngineOwner::wait_drained(std::optional<double> timeout) {
     }
 }
 
-void EngineOwner::start_native(std::uintptr_t address, std::uintptr_t user_data) {
+void EngineOwner::start_native(std::uintptr_t address, std::uintptr_t user_data, py::object code) {
+    code_.push_back(std::move(code));
     native_.push_back(
         std::make_unique<NativeExecutor>(engine_, reinterpret_cast<tidegate_native_model>(address),
                                          reinterpret_cast<void*>(user_data)));
@@ -63,6 +66,8 @@ void EngineOwner::join_native() {
     without_gil([&]() noexcept {
         for (const auto& executor : native_) executor->join();
     });
+    std::vector<py::object>().swap(code_);  // what it runs on its way may come back here
+    release_orphans();
 }
 
 void EngineOwner::release_orphans() {

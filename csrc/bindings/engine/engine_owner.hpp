@@ -30,14 +30,17 @@ class EngineOwner : public std::enable_shared_from_this<EngineOwner> {
     void close(bool drain);
     void abandon_running();
     bool wait_drained(std::optional<double> timeout);
+    /// Lets go of the models' code and of what the threads have left. \pre closed
     void join_native();
 
-    void start_native(std::uintptr_t address, std::uintptr_t user_data);
+    /// Keeps `code`, which the function at `address` is part of, until its thread has ended.
+    void start_native(std::uintptr_t address, std::uintptr_t user_data, pybind11::object code);
 
   private:
     void release_orphans();
 
     Engine engine_;
+    std::vector<pybind11::object> code_;  // of the native models
     std::vector<std::unique_ptr<NativeExecutor>> native_;
 };
 

@@ -200,7 +200,8 @@ PYBIND11_MODULE(_engine, module) {
             "accepting", [](const EngineOwner& owner) { return owner.engine().accepting(); },
             "Whether new requests are taken.")
         .def("start_native", &EngineOwner::start_native, py::arg("address"), py::arg("user_data"),
-             "Starts a native thread that runs the C function at `address`.")
+             py::arg("code"),
+             "Starts a native thread that runs the C function at `address`, a part of `code`.")
         .def("join_native", &EngineOwner::join_native, "Waits for the native threads to end.");
 }
 

@@ -1,6 +1,7 @@
 // An executor for models that need no GIL: a native thread that runs a C function per batch.
 #pragma once
 
+#include <mutex>
 #include <thread>
 
 #include "tidegate/engine.hpp"
@@ -15,7 +16,7 @@ class NativeExecutor {
     NativeExecutor(const NativeExecutor&) = delete;
     NativeExecutor& operator=(const NativeExecutor&) = delete;
 
-    /// Waits for the thread to end. \pre the engine is closed, the GIL is not held
+    /// Waits for the thread to end; several may. \pre the engine is closed, the GIL is not held
     void join() noexcept;
 
   private:
@@ -25,7 +26,8 @@ class NativeExecutor {
     Executor& executor_;
     const tidegate_native_model model_;
     void* const user_data_;
-    std::thread thread_;
+    std::mutex mutex_;
+    std::thread thread_;  // joined under mutex_
 };
 
 }  // namespace tidegate
