@@ -72,6 +72,12 @@ int Callbacks::frame_received(nghttp2_session* session, const nghttp2_frame* fra
     }
 }
 
+int Callbacks::frame_refused(nghttp2_session*, const nghttp2_frame*, int, void* user) {
+    // Such a frame has nghttp2 reset its stream, which the client could have done itself: it counts
+    // as if it had. (What ends the connection counts as well, and does no harm.)
+    return of(user).count_reset() ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
+}
+
 int Callbacks::frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     // An answer before the end of its request: the rest is of no interest (RFC 9113, 8.1).
     // Only now, since a reset would overtake the answer.
@@ -106,6 +112,7 @@ nghttp2_session_callbacks* Callbacks::table() {
         nghttp2_session_callbacks_set_on_header_callback(made, header);
         nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data_chunk);
         nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame_received);
+        nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(made, frame_refused);
         nghttp2_session_callbacks_set_on_frame_send_callback(made, frame_sent);
         nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
         return made;

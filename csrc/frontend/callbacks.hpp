@@ -26,6 +26,8 @@ struct Callbacks {
     static int data_chunk(nghttp2_session* session, std::uint8_t, std::int32_t id,
                           const std::uint8_t* data, std::size_t size, void* user);
     static int frame_received(nghttp2_session* session, const nghttp2_frame* frame, void* user);
+    static int frame_refused(nghttp2_session* session, const nghttp2_frame* frame, int error,
+                             void* user);
     static int frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void*);
     static int stream_closed(nghttp2_session* session, std::int32_t id, std::uint32_t, void* user);
 };

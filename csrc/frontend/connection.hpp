@@ -104,7 +104,7 @@ class Connection {
     Nanos created_ = 0;
     Nanos last_traffic_ = 0;
     Nanos pinged_ = kNever;
-    double resets_ = 0;  // tokens left for streams that the client resets
+    double resets_ = 0;  // tokens left for streams that the client resets or has reset
     Nanos resets_at_ = 0;
 };
 
