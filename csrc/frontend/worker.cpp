@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <ctime>
 #include <system_error>
 #include <utility>
@@ -64,10 +65,15 @@ Worker::Worker(std::uint32_t number, const Settings& settings, PythonSide& pytho
         close_descriptors();
         throw std::system_error(error, std::generic_category(), "a worker's descriptors");
     }
-    watch(epoll_, EPOLL_CTL_ADD, wake_, EPOLLIN, &wake_);
-    watch(epoll_, EPOLL_CTL_ADD, waist_.port_descriptor(port_), EPOLLIN, &port_);
-    watch_listener();
-    thread_ = std::thread([this] { run(); });
+    try {
+        watch(epoll_, EPOLL_CTL_ADD, wake_, EPOLLIN, &wake_);
+        watch(epoll_, EPOLL_CTL_ADD, waist_.port_descriptor(port_), EPOLLIN, &port_);
+        watch_listener();
+        thread_ = std::thread([this] { run(); });
+    } catch (...) {
+        close_descriptors();
+        throw;
+    }
     // At most 15 bytes.
     pthread_setname_np(thread_.native_handle(), ("tidegate-h2-" + std::to_string(number_)).c_str());
 }
@@ -183,6 +189,12 @@ bool Worker::take_orders() {
 // -- the loop --
 
 void Worker::run() {
+    // OpenSSL writes to sockets that are closed as it comes; where nobody ignores the signal, as
+    // Python does unless it is told otherwise, that would end the process.
+    sigset_t broken_pipe;
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
     std::array<epoll_event, kEventsAtOnce> events;
     for (;;) {
         const int count = epoll_wait(epoll_, events.data(), kEventsAtOnce, patience());

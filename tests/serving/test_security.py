@@ -13,6 +13,7 @@ import grpc
 import pytest
 import trustme
 
+from tests import child
 from tests.gated import PATIENCE
 from tests.serving.callers import message_of
 from tests.serving.opened import http_status, opened, while_open
@@ -121,6 +122,30 @@ def test_both_doors_speak_tls_and_nothing_else(echo: Models, certificates: Certi
             http_status(web, context=ssl.create_default_context())
 
     while_open(echo, ask, **certificates.settings())
+
+
+def test_a_tls_client_that_hangs_up_does_not_end_the_process(certificates: Certificates) -> None:
+    pytest.importorskip("tidegate._frontend", reason="the native front end was not built")
+    files = {"certificate": str(certificates.server), "key": str(certificates.server_key)}
+    child.run(f"""
+        import signal, socket, ssl, struct
+        from tidegate.serving import Models
+        from tidegate.serving.native import NativeServer
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as scripts that print into pipes have it
+        context = ssl.create_default_context(cafile={str(certificates.ca)!r})
+        context.set_alpn_protocols(["h2"])
+        with NativeServer(Models(), **{files!r}) as server:
+            for _ in range(20):
+                bare = socket.create_connection(server.address)
+                client = context.wrap_socket(bare, server_hostname="127.0.0.1")
+                # By a reset.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.close()
+            bare = socket.create_connection(server.address)
+            with context.wrap_socket(bare, server_hostname="127.0.0.1") as client:
+                assert client.recv(9)[3] == 4  # SETTINGS
+    """)
 
 
 def test_doors_may_ask_clients_for_certificates(echo: Models, certificates: Certificates) -> None:
