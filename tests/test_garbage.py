@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import uvloop
 
+from tests import child
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
 from tidegate import Batcher, ClosedError, ModelError, ModelPool, TensorSpec, batch
 
@@ -321,6 +322,38 @@ def test_collecting_all_the_time_harms_nothing() -> None:
 
 
 # Answers and requests
+
+
+def test_what_the_collector_runs_may_ask_the_batcher() -> None:
+    # Before 3.12 it may come in wherever an object is made: also where a row has its place already
+    # and is not in it yet, and the batch waits for it.
+    child.run("""
+        import gc, threading
+        from tidegate import Batcher
+
+        class Asking:
+            def __init__(self):
+                self.cycle = self
+
+            def __del__(self):
+                # The thread that runs the model may not, and finds it too.
+                ours = threading.current_thread() is threading.main_thread()
+                answers.append(batcher(1) if ours else 1)
+
+        answers, kept = [], []
+        gc.disable()
+        with Batcher(lambda rows: rows, collate="list", max_batch_size=4) as batcher:
+            for number in range(400):
+                gc.collect()
+                Asking()
+                gc.set_threshold(gc.get_count()[0] + number % 8)
+                gc.enable()
+                kept.append(batcher.submit(1))
+                gc.disable()
+                kept[-1].result()
+            gc.collect()
+        assert answers == [1] * 400
+    """)
 
 
 def test_outputs_go_when_their_last_row_was_read() -> None:

@@ -82,6 +82,8 @@ cdef extern from "Python.h":
     int Py_AddPendingCall(int (*)(void*) noexcept, void*) nogil
     Py_ssize_t Py_REFCNT(PyObject*)
     object PyObject_CallOneArg(object, object)
+    int PyGC_Disable()
+    int PyGC_Enable()
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_NewFromDescr(PyTypeObject*, cnp.dtype, int, const cnp.npy_intp*,

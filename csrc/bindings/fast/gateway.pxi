@@ -63,7 +63,7 @@ cdef class Gateway:
         if session.objects:
             batch.rows[reservation.index] = prepared
         else:
-            (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
+            (<Staging>reservation.owner).copy_in(prepared, 0, reservation.index, 1)
         if context is not None and batch.contexts is not None:  # else it was opened before
             batch.contexts[reservation.index] = context
         return batch
@@ -86,7 +86,7 @@ cdef class Gateway:
         elif session.schema.ragged >= 0:
             (<Staging>reservation.owner).copy_in_ragged(prepared, reservation, load.weight.tokens)
         else:
-            (<Staging>reservation.owner).copy_in(prepared, reservation.index, 1)
+            (<Staging>reservation.owner).copy_in(prepared, 0, reservation.index, 1)
         if context is not None and batch.contexts is not None:
             batch.contexts[reservation.index] = context
         return batch
@@ -378,8 +378,8 @@ cdef class Gateway:
                 for row in range(reservation.count):
                     batch.rows[reservation.index + row] = prepared[done + row]
             else:
-                rows = _slice(prepared, done, done + reservation.count)
-                (<Staging>reservation.owner).copy_in(rows, reservation.index, reservation.count)
+                (<Staging>reservation.owner).copy_in(prepared, done, reservation.index,
+                                                     reservation.count)
             if context is not None and batch.contexts is not None:
                 for row in range(reservation.count):
                     batch.contexts[reservation.index + row] = context

@@ -51,9 +51,3 @@ cdef list _ragged_rows(Schema schema, object X):
             f"expected as many rows for each part of a request, got {_describe(X)}: {error}",
             expected="equal numbers of rows", given=_describe(X)) from error
     return [schema.prepare(row, 0) for row in rows]
-
-
-cdef object _slice(object prepared, uint32_t start, uint32_t stop):
-    if isinstance(prepared, tuple):
-        return tuple([part[start:stop] for part in prepared])
-    return prepared[start:stop]

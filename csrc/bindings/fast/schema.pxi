@@ -284,8 +284,9 @@ cdef class Staging:
     cdef int32_t* header
     cdef TokenMemory tokens
 
-    cdef void copy_in(self, object prepared, uint32_t index, uint32_t rows) noexcept:
-        """Copies rows that Schema.prepare() returned to row `index` and on."""
+    cdef void copy_in(self, object prepared, uint32_t first, uint32_t index,
+                      uint32_t rows) noexcept:
+        """Copies rows, from `first` on, that Schema.prepare() returned to row `index` and on."""
         cdef int i
         cdef size_t row_bytes, size
         cdef const char* source
@@ -294,7 +295,7 @@ cdef class Staging:
             row_bytes = self.schema.leaf[i].row_bytes
             size = row_bytes * rows
             array = prepared if self.schema.kind == ONE else (<tuple>prepared)[i]
-            source = <const char*>cnp.PyArray_DATA(<cnp.ndarray>array)
+            source = <const char*>cnp.PyArray_DATA(<cnp.ndarray>array) + first * row_bytes
             target = self.data[i] + index * row_bytes
             if size <= LARGE_ROW:
                 memcpy(target, source, size)

@@ -43,6 +43,7 @@ cdef class Session:
     cdef readonly list runners
     cdef Runner inline_runner  # executor="inline"
     cdef object output_specs   # of a native model, else None
+    cdef list output_leaves    # shape and dtype of each: no Python code may run to look them up
     cdef list shown_names      # of outputs that native doors look at, else None
     cdef list shown_dtypes     # of these; None for one that need not be looked at
     cdef object shown_as       # makes them of any answer to a batch, or None
@@ -65,6 +66,8 @@ cdef class Session:
         self.row_mode = {"auto": AUTO_ROWS, "view": VIEW_ROWS, "copy": COPY_ROWS}[outputs]
         self.runners = []
         self.output_specs = output_specs
+        if output_specs is not None:
+            self.output_leaves = [(spec.shape, spec.dtype) for spec in leaves(output_specs)]
         self.lane = NULL
         self.grouping = grouping
         self.shaper = shaper
@@ -215,14 +218,25 @@ cdef class Session:
     cdef BatchState batch_state(self, Reservation* reservation):
         """The Python side of a reservation's batch, made by whoever comes first.
 
-        Between reserving and committing nothing here may fail or wait. But making an object may run
-        the garbage collector, and with it another thread that makes one for the same batch.
+        Between reserving and committing nothing here may fail or wait. So the garbage collector has
+        to: what it runs may ask for a row of this very batch, which ours holds up.
         """
         cdef void* tenant = self.w.batch_tenant(reservation.batch)
-        cdef BatchState state
-        cdef vector[void*] outputs
+        cdef bint collects
         if tenant != NULL:
             return <BatchState>tenant
+        collects = PyGC_Disable()
+        try:
+            return self.first_state(reservation)
+        finally:
+            if collects:
+                PyGC_Enable()
+
+    cdef BatchState first_state(self, Reservation* reservation):
+        """The Python side of a batch that had none when we looked."""
+        cdef void* tenant
+        cdef BatchState state
+        cdef vector[void*] outputs
         state = self.new_state(reservation.batch)
         if self.objects:
             state.rows = [None] * (<Staging>reservation.owner).capacity
@@ -240,8 +254,8 @@ cdef class Session:
     cdef void prepare_outputs(self, BatchState state, uint32_t capacity, vector[void*]& outputs):
         """Memory for a native model to write to, and for futures to read from."""
         arrays = []
-        for spec in leaves(self.output_specs):
-            array = np.empty((capacity, *spec.shape), spec.dtype)
+        for shape, dtype in self.output_leaves:
+            array = np.empty((capacity, *shape), dtype)
             arrays.append(array)
             outputs.push_back(cnp.PyArray_DATA(<cnp.ndarray>array))
         if isinstance(self.output_specs, tuple):
