@@ -38,6 +38,8 @@ Lane& Engine::add_weighed_lane(std::vector<std::size_t> row_bytes, std::vector<b
 }
 
 Executor& Engine::add_executor(ExecutorKind kind) {
+    // Now: later, in the middle of a request, nobody could be told that there is none.
+    if (kind != ExecutorKind::Inline) timer_.start();
     const std::lock_guard lock(mutex_);
     const auto number = static_cast<std::uint32_t>(executors_.size());
     executors_.push_back(std::make_unique<Executor>(kind, number));

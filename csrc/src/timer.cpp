@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <deque>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include "tidegate/futex.hpp"
@@ -15,7 +16,17 @@ Timer::Timer(const Clock& clock, std::function<Nanos(Nanos)> due, bool threaded)
 
 Timer::~Timer() { stop(); }
 
-void Timer::arm(Nanos instant) {
+void Timer::start() {
+    if (!threaded_) return;
+    const std::lock_guard lock(start_mutex_);
+    // Relaxed: under the lock that orders start and stop.
+    if (stopping_.load(std::memory_order_relaxed)) return;
+    if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
+    // release: pairs with arm().
+    started_.store(true, std::memory_order_release);
+}
+
+void Timer::arm(Nanos instant) noexcept {
     // seq_cst: a Dekker pair with run(): either it reads our instant, or we see its reset and bump
     // the word that it is about to sleep on.
     Nanos armed = armed_.load(std::memory_order_seq_cst);
@@ -23,13 +34,14 @@ void Timer::arm(Nanos instant) {
         if (armed <= instant) return;
     } while (!armed_.compare_exchange_weak(armed, instant, std::memory_order_seq_cst));
     if (!threaded_) return;
-    // acquire: pairs with the store below.
+    // acquire: pairs with the store in start().
     if (!started_.load(std::memory_order_acquire)) {
-        const std::lock_guard lock(start_mutex_);
-        // Relaxed: under the lock that orders start and stop.
-        if (stopping_.load(std::memory_order_relaxed)) return;
-        if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
-        started_.store(true, std::memory_order_release);
+        try {
+            start();
+        } catch (const std::system_error&) {
+            armed_.store(kNever, std::memory_order_seq_cst);
+            return;
+        }
     }
     word_.fetch_add(1, std::memory_order_seq_cst);
     futex_wake_all(word_);

@@ -82,8 +82,13 @@ constexpr Waist kWaist = {
     .take_orphans = [](Engine* engine, void** into,
                        std::size_t most) noexcept { return engine->take_orphans(into, most); },
 
-    .add_executor = [](Engine* engine,
-                       ExecutorKind kind) noexcept { return &engine->add_executor(kind); },
+    .add_executor = [](Engine* engine, ExecutorKind kind) noexcept -> Executor* {
+        try {
+            return &engine->add_executor(kind);
+        } catch (const std::system_error&) {
+            return nullptr;
+        }
+    },
     .await_work = [](Engine* engine,
                      Executor* executor) noexcept { return engine->await_work(*executor); },
     .seal = [](Engine* engine, Executor* executor,

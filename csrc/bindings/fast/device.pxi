@@ -54,7 +54,7 @@ cdef class DeviceRunner(Runner):
             self.calls.wait = <int (*)(void*) noexcept><size_t>calls[0]
             self.calls.enter = <int (*)(void*) noexcept><size_t>calls[1]
             self.calls.context = <void*><size_t>calls[2]
-        self.executor = session.w.add_executor(session.engine, ExecutorKind.Device)
+        self.executor = session.new_executor(ExecutorKind.Device)
         session.runners.append(self)
 
     def serve(self):

@@ -37,8 +37,8 @@ cdef class Runner:
         self.model = model
         self.lease = lease
         self.scheduled_elsewhere = {}
-        self.executor = session.w.add_executor(
-            session.engine, ExecutorKind.Inline if inline else ExecutorKind.Thread)
+        self.executor = session.new_executor(
+            ExecutorKind.Inline if inline else ExecutorKind.Thread)
         session.runners.append(self)
         if inline:
             session.inline_runner = self

@@ -126,6 +126,12 @@ cdef class Session:
                 return True
         return False
 
+    cdef CoreExecutor* new_executor(self, ExecutorKind kind) except NULL:
+        cdef CoreExecutor* made = self.w.add_executor(self.engine, kind)
+        if made == NULL:
+            raise RuntimeError("can't start new thread")  # as the threading module says it
+        return made
+
     cdef int64_t deadline(self, object timeout) except? -2:
         """The instant that is `timeout` seconds from now; None is never."""
         cdef double seconds

@@ -63,6 +63,8 @@ class Engine {
     Lane& add_lane(std::vector<std::size_t> row_bytes);
     /// A lane whose rows are reserved with reserve_weighed(); `ragged` says which columns are.
     Lane& add_weighed_lane(std::vector<std::size_t> row_bytes, std::vector<bool> ragged);
+    /// Whatever has a thread needs the timer's, too.
+    /// \throws std::system_error when there is none to be had
     Executor& add_executor(ExecutorKind kind);
 
     // -- submitting --

@@ -20,8 +20,11 @@ class Timer {
     Timer(const Timer&) = delete;
     Timer& operator=(const Timer&) = delete;
 
-    /// Makes sure that `due` runs at `instant` or earlier. Starts the thread on first use.
-    void arm(Nanos instant);
+    /// Starts the thread, unless it runs. \throws std::system_error when there is none to be had
+    void start();
+    /// Makes sure that `due` runs at `instant` or earlier. Starts the thread on first use; where
+    /// there is none to be had, nothing runs before another instant asks for it.
+    void arm(Nanos instant) noexcept;
     /// The earliest instant asked for since `due` last ran.
     Nanos armed() const noexcept { return armed_.load(std::memory_order_relaxed); }
     /// Ends the thread. Idempotent; arm() does nothing afterwards.

@@ -39,8 +39,8 @@ struct Waist {
     std::size_t (*take_orphans)(Engine*, void** into, std::size_t most) noexcept;
 
     // Running.
-    Executor* (*add_executor)(Engine*, ExecutorKind) noexcept;
-    Status (*await_work)(Engine*, Executor*) noexcept;  // without the GIL
+    Executor* (*add_executor)(Engine*, ExecutorKind) noexcept;  // null when out of threads
+    Status (*await_work)(Engine*, Executor*) noexcept;          // without the GIL
     Status (*seal)(Engine*, Executor*, Taken*) noexcept;
     void (*decline)(Engine*, Executor*) noexcept;  // without the GIL
     Status (*seal_next)(Engine*, Executor*, Taken*) noexcept;
