@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gated import PATIENCE, ROW, Gated, in_thread, until
+from tests.gated import PATIENCE, ROW, Gated, Holding, in_thread, until
 from tidegate import Batcher, DeadlineError, Future, InputError, ModelError
 
 NOT_LONG = 0.02
@@ -209,6 +209,27 @@ def test_a_batch_of_which_all_were_cancelled_never_reaches_the_model(
     np.testing.assert_array_equal(batcher(ROW + 7), 2 * (ROW + 7))
     assert model.rows_seen == 2
     assert batcher.statistics().cancelled == 5
+
+
+def test_who_cancels_what_is_just_being_cancelled_hears_that_it_is() -> None:
+    """Letting go of the object runs its finalizer in the middle of the first cancel()."""
+    heard: list[bool] = []
+    futures: list[Future] = []
+
+    class Row:
+        def __del__(self) -> None:
+            heard.append(futures[0].cancel())
+
+    model = Holding(lambda rows: rows)
+    with Batcher(model, collate="list", caller_runs=False) as batcher:
+        first = batcher.submit(None)
+        model.await_entry()
+        futures.append(batcher.submit(Row()))
+        assert futures[0].cancel()
+        assert heard == [True]
+        model.gate.set()
+        first.result(PATIENCE)
+    assert batcher.statistics().cancelled == 1
 
 
 def test_a_request_that_the_model_has_cannot_be_cancelled(model: Gated, running: Future) -> None:

@@ -206,7 +206,7 @@ cdef class Future:
         if self.state == CANCELLED:
             return True
         if self.check() or not self.withdraw():
-            return False
+            return self.state == CANCELLED  # by somebody who was faster
         self.settle(CANCELLED, msg)
         self.fire_later()
         return True
