@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.gated import PATIENCE, ROW, Gated, in_thread, until
+from tests.helpers import identity
 from tidegate import (
     Batcher,
     ClosedError,
@@ -449,3 +450,25 @@ def test_swapping_under_load_drops_no_request() -> None:
     # but for the moment in which one instance has been replaced and another has not.
     for seen in answers:
         assert all(later >= earlier - 1 for earlier, later in itertools.pairwise(seen))
+
+
+def test_ctrl_c_while_a_caller_gives_its_instance_back_reaches_it_after_its_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released, interrupted = ModelPool._released, iter([True])
+
+    def interrupt(pool: ModelPool) -> None:
+        if threading.current_thread() is threading.main_thread() and next(interrupted, False):
+            raise KeyboardInterrupt
+        released(pool)
+
+    with ModelPool(lambda: identity) as pool, Batcher(pool) as batcher:
+        until(lambda: batcher.statistics().executors[0].state == "idle")
+        monkeypatch.setattr(ModelPool, "_released", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            batcher(ROW)
+        now = batcher.statistics()
+        assert (now.led, now.completed) == (1, 1)
+        np.testing.assert_array_equal(batcher(ROW), ROW)
+        with pool.acquire(timeout=PATIENCE):
+            pass

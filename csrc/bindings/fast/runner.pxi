@@ -49,8 +49,20 @@ cdef class Runner:
 
     cdef inline int give_back(self, object model) except -1:
         if self.lease is not None:
-            model.release()
+            self.release(model)
         return 0
+
+    cdef int release(self, object model) except -1:
+        """Instance.release(). Ctrl-C in the middle of it waits until the batch has ended."""
+        model._lock.release()  # in C, which no signal handler interrupts
+        while True:
+            try:
+                model._pool._released()
+                return 0
+            except Exception:
+                raise
+            except BaseException as error:
+                self.interrupt = error  # and whoever waits for an instance must hear of it
 
     cdef Outcome run(self, Taken* taken, uint32_t* failed, object model):
         """Claims the batch's rows and calls the model. The batch is then ready for finish()."""
