@@ -10,11 +10,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tidegate._output import write
 from tidegate.errors import ConfigError, TidegateError
 
 # Exit codes: 0 is well, 1 is "ran, and something is wrong", 2 is "could not run" (argparse's own
-# choice for bad arguments), 130 is what shells report for a program ended by Ctrl-C.
-WRONG, CANNOT_RUN, INTERRUPTED = 1, 2, 130
+# choice for bad arguments), 130 is what shells report for a program ended by Ctrl-C, and 141 for
+# one whose reader, such as `head`, has gone.
+WRONG, CANNOT_RUN, INTERRUPTED, UNREAD = 1, 2, 130, 141
 
 # What the demo imports, and the name under which one installs it; threadpoolctl comes along.
 DEMO_NEEDS = {
@@ -261,8 +263,7 @@ def _infer(arguments: argparse.Namespace) -> int:
     except TidegateError as error:
         sys.stderr.write(f"tidegate infer: error: {error}\n")
         return WRONG
-    sys.stdout.write(answer + "\n")
-    return 0
+    return _print("infer", answer + "\n")
 
 
 def _add_top(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -322,8 +323,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from tidegate.gpu import doctor, findings
 
     text, well = doctor.report(findings.look())
-    sys.stdout.write(text)
-    return 0 if well else WRONG
+    return _print("doctor", text) or (0 if well else WRONG)
+
+
+def _print(command: str, text: str) -> int:
+    """Write the result of a command; the exit code if that is not possible, else 0."""
+    try:
+        write(text)
+    except BrokenPipeError:
+        return UNREAD
+    except OSError as error:
+        sys.stderr.write(f"tidegate {command}: error: cannot write: {error.strerror}\n")
+        return WRONG
+    return 0
 
 
 def _report_missing(

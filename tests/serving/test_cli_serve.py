@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,32 @@ def test_systemd_is_told_when_it_is_ready_and_when_it_ends(here: Path) -> None:
             assert running.wait() == 0
         finally:
             running.end()
+
+
+@pytest.mark.parametrize("kind", ["gone", "closed"])
+def test_a_server_that_nobody_listens_to_serves(here: Path, kind: str) -> None:
+    # What it says is for whoever starts it, and they may have gone: `tidegate serve ... | head -1`.
+    door = here / "door"
+    reading, writing = os.pipe()
+    os.close(reading)
+    begin = "exec 1>&-; " if kind == "closed" else ""
+    line = f"{begin}exec {shlex.quote(sys.executable)} -m tidegate serve offer:models --uds door"
+    with (here / "log").open("wb") as log:
+        process = subprocess.Popen(["sh", "-c", line], cwd=here, stdout=writing, stderr=log)
+    os.close(writing)
+    try:
+        until(lambda: door.exists() or process.poll() is not None)
+        ask = ["infer", f"http+unix://{door}", "models", "--input=[1,2,3]"]
+        answer = python("-m", "tidegate", *ask)
+        assert (answer.stdout, answer.stderr) == ("output: FP32 [1, 3]\n  [[2. 4. 6.]]\n", "")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+    said = (here / "log").read_text()
+    assert "Traceback" not in said
+    assert said.count("standard output takes no more: Broken pipe") == (kind == "gone")
 
 
 # infer

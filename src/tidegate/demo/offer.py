@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -12,7 +11,7 @@ from tidegate import Batcher, TensorSpec
 from tidegate.demo import digits
 from tidegate.serving import Models, Served
 from tidegate.serving.configuration import Configuration
-from tidegate.serving.server import configure_logging, serve
+from tidegate.serving.server import configure_logging, say, serve
 
 __all__ = ["run", "served"]
 
@@ -68,10 +67,10 @@ def run(*, http: int, grpc: int, max_batch_size: int, max_queue_delay: float, se
 
         def announce(line: str) -> None:
             announced.append(line)
-            _write(f"tidegate: {line}\n")
+            say(f"tidegate: {line}\n")
             if line == "ready":
                 urls = [each.removeprefix("listening on ") for each in announced[:-1]]
-                _write(_examples(urls, data))
+                say(_examples(urls, data))
 
         return serve(Models(offered), configuration, announce)
 
@@ -93,8 +92,3 @@ def _examples(urls: list[str], data: digits.Digits) -> str:
             f"curl {urls[0]}/v2/models/{NAME}/infer -d '{body}'\n\n",
         ]
     )
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()

@@ -10,18 +10,18 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any
 
+from tidegate._output import write
 from tidegate.errors import ConfigError
 from tidegate.serving.configuration import Configuration
 from tidegate.serving.doors import Doors, make_doors
 from tidegate.serving.models import Models
 
-__all__ = ["configure_logging", "serve"]
+__all__ = ["configure_logging", "say", "serve"]
 
 _log = logging.getLogger("tidegate.serving")
 
@@ -207,8 +207,15 @@ def _allow_files(wanted: int) -> None:
 
 
 def _write(line: str) -> None:
-    sys.stdout.write(f"tidegate: {line}\n")
-    sys.stdout.flush()
+    say(f"tidegate: {line}\n")
+
+
+def say(text: str) -> None:
+    """Writes to standard output. That nobody reads it is no reason not to serve."""
+    try:
+        write(text)
+    except OSError as error:
+        _log.warning("standard output takes no more: %s", error.strerror)
 
 
 def _notify(state: str) -> None:
