@@ -153,7 +153,8 @@ def _demo_serve(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
         )
     except ModuleNotFoundError as error:
-        return _report_missing(error, "demo,serve", {**DEMO_NEEDS, **SERVE_NEEDS})
+        needs = {**DEMO_NEEDS, **SERVE_NEEDS}
+        return _report_missing(error, "demo,serve", needs, command="demo --serve")
     except ConfigError as error:
         return _refuse("demo", error)
 

@@ -24,6 +24,7 @@ from tests.serving.grpc_door import (
     failure_of,
     raw_request,
 )
+from tests.test_cli import python
 from tidegate import Batcher, TensorSpec
 from tidegate.serving import Limits, Models, Served, Tokens
 from tidegate.serving._proto import open_inference_pb2 as pb
@@ -272,3 +273,24 @@ def test_a_burst_of_calls_is_answered_and_none_is_ended_at_random(own: Models) -
         calls = [ask(message, timeout=3 * PATIENCE) for _ in range(2500)]
         codes = {call.code() for call in calls}
     assert codes == {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize(
+    ("module", "what"),
+    [
+        ("grpc", "tidegate.serving.grpc needs grpcio and protobuf"),
+        ("google.protobuf", "tidegate.serving.grpc needs grpcio and protobuf"),
+        ("grpc_health", "health checks over gRPC need grpcio-health-checking"),
+        ("grpc_reflection", "reflection over gRPC needs grpcio-reflection"),
+    ],
+)
+def test_what_a_package_that_is_missing_is_for_and_how_it_comes_is_said(
+    module: str, what: str
+) -> None:
+    program = (
+        f"import sys; sys.modules[{module!r}] = None; from tidegate.serving import Models; "
+        "from tidegate.serving.grpc import add_to_server; import grpc, concurrent.futures as f; "
+        "add_to_server(Models(), grpc.server(f.ThreadPoolExecutor(1)))"
+    )
+    said = python("-c", program).stderr.splitlines()[-1]
+    assert said.startswith(f"ModuleNotFoundError: {what}: pip install 'tidegate[serve]'")

@@ -7,13 +7,21 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2
 
 from tidegate.errors import TidegateError
 from tidegate.serving.errors import UnknownModelError, UnsupportedError
 from tidegate.serving.grpc import messages
 from tidegate.serving.grpc.calls import Handler, failure, for_loops, for_threads, refusal
 from tidegate.serving.models import Models
+
+try:
+    from grpc_health.v1 import health_pb2
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "health checks over gRPC need grpcio-health-checking: pip install 'tidegate[serve]', or do "
+        "without them: health=False",
+        name=error.name,
+    ) from error
 
 __all__ = ["HEALTH", "handlers"]
 

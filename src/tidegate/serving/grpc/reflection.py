@@ -8,9 +8,17 @@ from typing import Any
 
 import grpc.aio
 from google.protobuf import descriptor_pool
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from tidegate.serving._proto.pool import POOL
+
+try:
+    from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "reflection over gRPC needs grpcio-reflection: pip install 'tidegate[serve]', or do "
+        "without it: reflection=False",
+        name=error.name,
+    ) from error
 
 __all__ = ["add_reflection"]
 

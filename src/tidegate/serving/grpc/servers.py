@@ -79,6 +79,8 @@ def add_to_server(
         raise ConfigError(
             f"server must come from grpc.aio.server() or grpc.server(), got {type(server).__name__}"
         )
+    if reflection:  # before anything is added: its package may be missing
+        from tidegate.serving.grpc.reflection import add_reflection
     loops = isinstance(server, grpc.aio.Server)
     make = for_loops if loops else for_threads
     limits = Limits() if limits is None else limits
@@ -95,8 +97,6 @@ def add_to_server(
         services = (*services, checks.HEALTH)
     server.add_generic_rpc_handlers((_Services(handlers, loops),))
     if reflection:
-        from tidegate.serving.grpc.reflection import add_reflection
-
         add_reflection(services, server, lambda: models.draining)
 
 
