@@ -13,7 +13,7 @@ import pytest
 from tests.gated import PATIENCE, ROW, Gated, in_thread
 from tidegate import Batcher, Future
 
-# typeshed knows wait() and as_completed() for the standard library's own futures only.
+# typeshed's yield the standard library's own futures, and wait() takes nothing else.
 wait: Any = concurrent.futures.wait
 as_completed: Any = concurrent.futures.as_completed
 NOT_LONG = 0.02
@@ -113,7 +113,7 @@ def test_as_completed_yields_each_as_it_comes(stepwise: Any) -> None:
 
 def test_as_completed_gives_up_in_time(batcher: Batcher, running: Future) -> None:
     with pytest.raises(concurrent.futures.TimeoutError):
-        list(as_completed([running], timeout=NOT_LONG))
+        list(concurrent.futures.as_completed([running], timeout=NOT_LONG))
 
 
 def test_they_mix_with_futures_of_an_executor(stepwise: Any) -> None:

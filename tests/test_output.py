@@ -11,15 +11,15 @@ from tests.gated import PATIENCE
 from tidegate import cli
 
 
-def command(*arguments: str, **streams: int) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, stdout: int) -> subprocess.CompletedProcess[str]:
     """A command of ours, with standard output as a caller wants it."""
     return subprocess.run(
         [sys.executable, "-m", "tidegate", *arguments],
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         timeout=PATIENCE,
         check=False,
-        **streams,
     )
 
 

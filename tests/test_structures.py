@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import UserDict, namedtuple
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -123,14 +124,15 @@ def test_any_mapping_in_any_order_will_do(request_: Any) -> None:
     assert seen == [(dict, ["image", "id"], (1, 2, 2), (1,))]
 
 
-def test_a_tuple_may_come_as_a_list() -> None:
+def test_a_tuple_may_come_as_a_list_and_so_may_its_spec() -> None:
     seen = []
 
     def model(rows: Any) -> Any:
         seen.append((type(rows), len(rows)))
         return rows[0] + rows[1][:, 0]
 
-    with Batcher(model, inputs=(TensorSpec((), "f8"), TensorSpec((1,), "f8"))) as batcher:
+    axes: Sequence[int] = [1]
+    with Batcher(model, inputs=[TensorSpec((), "f8"), TensorSpec(axes, "f8")]) as batcher:
         assert batcher((1.0, [2.0])) == 3.0
         assert batcher([1.0, [2.0]]) == 3.0
     assert seen == [(tuple, 2), (tuple, 2)]

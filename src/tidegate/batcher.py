@@ -25,7 +25,7 @@ from tidegate.errors import ConfigError, DeadlineError, QueueFullError
 from tidegate.native import NativeModel
 from tidegate.pool import Instance, ModelPool, refuse_coroutines
 from tidegate.recorder import BatchRecord
-from tidegate.specs import Spec, check_spec
+from tidegate.specs import Spec, TensorSpec, check_spec
 from tidegate.statistics import Statistics, from_engine
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Batcher(_fast.Gateway):
         max_queue_delay: float = 0.0,
         max_queue_size: int | None = None,
         overflow: Literal["reject", "block"] = "reject",
-        inputs: Spec | None = None,
+        inputs: Spec | list[TensorSpec] | None = None,
         collate: Collate = "stack",
         padding_value: float = 0,
         pad_to: Iterable[int] | None = None,

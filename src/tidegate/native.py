@@ -7,7 +7,7 @@ from _ctypes import CFuncPtr
 from typing import Any
 
 from tidegate.errors import ConfigError
-from tidegate.specs import Spec, check_spec
+from tidegate.specs import Spec, TensorSpec, check_spec
 
 __all__ = ["NativeModel", "include_dir"]
 
@@ -47,7 +47,9 @@ class NativeModel:
         ConfigError: `function` is none of these, or `outputs` is no spec.
     """
 
-    def __init__(self, function: Any, *, outputs: Spec, user_data: int = 0) -> None:
+    def __init__(
+        self, function: Any, *, outputs: Spec | list[TensorSpec], user_data: int = 0
+    ) -> None:
         self.address = _address_of(function)
         self.outputs = check_spec(outputs)
         self.user_data = user_data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -45,7 +45,7 @@ class TensorSpec:
 
     def __init__(
         self,
-        shape: tuple[int | None, ...] | list[int | None] | list[int],
+        shape: Sequence[int | None],
         dtype: npt.DTypeLike,
         name: str | None = None,
         *,
