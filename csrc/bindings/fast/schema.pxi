@@ -7,6 +7,10 @@ cdef enum:
     OBJECTS = 3  # arbitrary Python objects, collated into a list
 
 
+# Before 1.24 NumPy made infinities of numbers that are too large for a dtype without a word.
+cdef bint _casts_tell = np.lib.NumpyVersion(np.__version__) >= "1.24.0"
+
+
 cdef struct Leaf:
     PyObject* dtype  # borrowed from Schema.dtypes
     int ndim
@@ -168,12 +172,18 @@ cdef class Schema:
                 if not limits.min <= number <= limits.max:
                     raise InputError(f"expected a {expected}, got {number}, which it cannot hold",
                                      expected=expected, given=str(number))
+        cause = None
         try:
             with np.errstate(over="raise"):
-                return array.astype(dtype, order="C")
+                made = array.astype(dtype, order="C")
         except FloatingPointError as error:
-            raise InputError(f"expected a {expected}, got a number that it cannot hold",
-                             expected=expected, given=_describe(array)) from error
+            cause = error
+        else:
+            if _casts_tell or dtype.kind not in "fc" or np.array_equal(np.isinf(made),
+                                                                       np.isinf(array)):
+                return made
+        raise InputError(f"expected a {expected}, got a number that it cannot hold",
+                         expected=expected, given=_describe(array)) from cause
 
     cdef object structure_error(self, object value):
         if self.kind == TUPLE:
