@@ -11,6 +11,7 @@ import numpy.typing as npt
 from typing_extensions import CapsuleType, disjoint_base
 
 from tidegate._layout import Layout
+from tidegate.errors import ModelError
 from tidegate.specs import Spec
 
 # -- what users see ------------------------------------------------------------------------------
@@ -106,6 +107,7 @@ class Session:
         names: list[str],
         dtypes: list[np.dtype[Any] | None],
         convert: Callable[[Any], list[npt.NDArray[Any]] | None],
+        failed: Callable[[ModelError], object],
     ) -> None: ...
     def add_native_buffer(self) -> None: ...
     def layout(self) -> Layout: ...

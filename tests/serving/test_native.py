@@ -20,7 +20,7 @@ from tests import child
 from tests.gated import PATIENCE, Gated
 from tests.serving.grpc_door import Door, failure_of, raw_request, typed_request
 from tests.serving.http2 import Http2
-from tidegate import Batcher, ConfigError, TensorSpec
+from tidegate import Batcher, ConfigError, ModelError, TensorSpec
 from tidegate.serving import Limits, Models, Served, Tensor
 from tidegate.serving._proto import tidegate_v1_pb2 as v1
 from tidegate.serving.native import OPEN_PATHS, PATHS, NativeServer
@@ -264,7 +264,9 @@ def test_answers_that_break_the_promise_are_internal_errors(stack: ExitStack, an
     assert "promised" in error.details()
 
 
-def test_a_model_that_raises_fails_its_batch_only(stack: ExitStack) -> None:
+def test_a_model_that_raises_fails_its_batch_only(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
     def model(batch: Any) -> Any:
         if batch[0, 0] < 0:
             raise RuntimeError("secret")
@@ -275,6 +277,33 @@ def test_a_model_that_raises_fails_its_batch_only(stack: ExitStack) -> None:
     assert error.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in error.details()
     offered.infer()
+    (record,) = caplog.records
+    assert record.name == "tidegate.serving"
+    assert "a batch of calls failed: the model of" in record.message
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "secret"
+
+
+def test_why_an_answer_has_the_wrong_number_of_rows_or_names_is_logged(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    offered = Offered(stack, lambda batch: batch[:0])
+    assert failure_of(offered.infer).code() is grpc.StatusCode.INTERNAL
+    assert "expected 1 rows from the model, got 0" in caplog.text
+    more = Offered(stack, lambda batch: {"output": batch, "more": batch})
+    assert failure_of(more.infer).code() is grpc.StatusCode.INTERNAL
+    assert "should answer with ['output'], got 2 arrays" in caplog.text
+
+
+def test_errors_of_others_rows_are_not_the_doors_to_log(
+    stack: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    def model(batch: Any) -> Any:
+        raise RuntimeError("for its caller")
+
+    offered = Offered(stack, model)
+    assert isinstance(offered.batcher.submit(ROW[0]).exception(PATIENCE), ModelError)
+    assert not caplog.records
 
 
 def test_python_and_native_rows_share_a_batch(stack: ExitStack, model: Gated) -> None:

@@ -109,6 +109,8 @@ cdef class Runner:
                 outcome = Outcome.Failed
                 if not isinstance(error, Exception):
                     self.interrupt = error
+                if w.batch_has_readers(taken.batch):
+                    batch.tell_native()
             self.leave_model(outer)
             answer = argument = None
         if staging.shared() or not w.keeps_memory(self.session.engine, taken):

@@ -47,6 +47,7 @@ cdef class Session:
     cdef list shown_names      # of outputs that native doors look at, else None
     cdef list shown_dtypes     # of these; None for one that need not be looked at
     cdef object shown_as       # makes them of any answer to a batch, or None
+    cdef object shown_failed   # called with what a batch failed with that native doors wait for
     cdef readonly bint answers_lists  # the model has answered with a list before
     cdef public object tracer  # of tidegate.tracing.instrument(), else None
     cdef Grouping grouping     # of requests that are weighed, else None; `lane` is NULL then
@@ -290,13 +291,16 @@ cdef class Session:
             return None
         return self.capsule, <size_t>self.lane
 
-    def show_in_order(self, list names not None, list dtypes not None, convert):
+    def show_in_order(self, list names not None, list dtypes not None, convert, failed):
         """Names the outputs in the order in which a native door expects them.
 
         `dtypes` are theirs, or None where any will do; `convert` makes arrays of these of an answer
-        to a batch that is something else, or answers None.
+        to a batch that is something else, or answers None. `failed` is called with the ModelError
+        of each batch for which the model raises and which has rows of the door's: its threads do
+        not see what that was.
         """
         self.shown_names, self.shown_dtypes, self.shown_as = names, dtypes, convert
+        self.shown_failed = failed
 
     def add_native_buffer(self):
         """Makes room for one more batch, for rows that come without the GIL."""

@@ -10,8 +10,9 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from tidegate import _engine
-from tidegate.errors import ConfigError
+from tidegate.errors import ConfigError, ModelError
 from tidegate.serving.authentication import Tokens
+from tidegate.serving.errors import log_failure
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
 from tidegate.serving.native_layout import layouts_of, promise_of
@@ -60,6 +61,11 @@ OPEN_PATHS = ("/grpc.health.v1.Health/Check",)
 _NO_ENGINE = _engine.Engine(
     _engine.Policy(max_batch_size=1, max_queue_delay=0.0, max_queue_size=0, caller_runs=False)
 )
+
+
+def _log_failed_batch(error: ModelError) -> None:
+    """Logs why: clients are told that the model failed, and native threads know no more."""
+    log_failure(error, "a batch of calls")
 
 
 class NativeServer:
@@ -199,7 +205,7 @@ class NativeServer:
         layouts, lane = layouts_of(served), session.native_lane()
         if layouts is None or lane is None:
             return None
-        session.show_in_order(*promise_of(served))
+        session.show_in_order(*promise_of(served), _log_failed_batch)
         if served not in self._offered:
             self._offered.append(served)
             session.add_native_buffer()

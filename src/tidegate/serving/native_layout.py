@@ -11,6 +11,7 @@ import numpy as np
 from tidegate import NativeModel
 from tidegate.errors import OutputError
 from tidegate.serving.datatypes import DATATYPES, Array, datatype_of
+from tidegate.serving.errors import log_failure
 from tidegate.serving.served import Served, Tensor
 from tidegate.specs import leaves
 
@@ -75,7 +76,8 @@ def promise_of(
         promised = reference()
         try:
             return None if promised is None else promised.batch_as_promised(answer)
-        except OutputError:
+        except OutputError as error:
+            log_failure(error, "a batch of calls")
             return None
 
     dtypes = [
