@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,19 @@ def test_an_exception_in_a_list_fails_its_own_request_in_a_loop_too(
     answers = run(main())
     assert answers[::2] == [0, 2, 4]
     assert [str(error) for error in answers[1::2]] == ["1", "3", "5"]
+
+
+def test_the_traceback_of_a_model_does_not_say_where_tidegate_was_built() -> None:
+    def model(rows: Any) -> Any:
+        raise LookupError("on purpose")
+
+    with Batcher(model) as batcher, pytest.raises(ModelError) as failure:
+        batcher(ROW)
+    cause = failure.value.__cause__
+    assert cause is not None
+    first, *_, last = traceback.extract_tb(cause.__traceback__)
+    assert first.filename == "csrc/bindings/fast/runner.pxi"
+    assert last.name == "model"
 
 
 @pytest.mark.parametrize("caller_runs", [True, False])
