@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -59,6 +60,22 @@ def test_a_wrong_argument_is_refused_with_its_value(
         cli.main(["demo", *arguments])
     assert ending.value.code == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_where_the_current_directory_cannot_be_written_to_the_demo_does_not_begin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[demo.Options] = []
+    monkeypatch.setattr(demo, "run", lambda options: not begun.append(options))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert cli.main(["demo"]) == cli.CANNOT_RUN
+    said = capsys.readouterr().err
+    assert said.startswith("tidegate demo: error: cannot write 'tidegate-demo.svg'; ")
+    assert begun == []
+    assert cli.main(["demo", "--no-plot"]) == 0
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--no-plot", "--json", "figures.json"])
+    assert "'figures.json' cannot be written" in capsys.readouterr().err
 
 
 def test_the_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

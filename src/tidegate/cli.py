@@ -104,7 +104,7 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     plots.add_argument(
         "--plot",
         type=_plot,
-        default="tidegate-demo.svg",
+        default=Path("tidegate-demo.svg"),
         metavar="PATH",
         help="where the plot of the latencies goes: .svg, .png or .pdf" + _DEFAULT,
     )
@@ -122,6 +122,14 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _demo(arguments: argparse.Namespace) -> int:
     if arguments.serve:
         return _demo_serve(arguments)
+    plot = None if arguments.no_plot else arguments.plot
+    # The plot's default is in the current directory, whatever that is.
+    if plot is not None and not _is_writable(plot):
+        sys.stderr.write(
+            f"tidegate demo: error: cannot write {str(plot)!r}; say where to with --plot PATH, or "
+            "--no-plot\n"
+        )
+        return CANNOT_RUN
     try:
         from tidegate import demo
     except ModuleNotFoundError as error:
@@ -134,7 +142,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             max_batch_size=arguments.max_batch_size,
             max_queue_delay=arguments.max_queue_delay,
             seed=arguments.seed,
-            plot=None if arguments.no_plot else arguments.plot,
+            plot=plot,
             json=arguments.json,
         )
     )
@@ -396,7 +404,13 @@ def _output(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text!r} is a directory")
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"there is no directory {str(path.parent)!r}")
+    if not _is_writable(path):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
     return path
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path if path.exists() else path.parent, os.W_OK)
 
 
 def _plot(text: str) -> Path:
