@@ -77,6 +77,12 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
     assert (made.target, made.max_rows, made.access_log, made.http) == ("c:d", 32, False, "7000")
 
 
+@pytest.mark.parametrize("value", ["", "of-a-file\n", "two words"])
+def test_a_variable_that_holds_no_token_is_named(value: str) -> None:
+    with pytest.raises(ConfigError, match="TIDEGATE_TOKEN is no token: a token is visible ASCII"):
+        gather({}, {"TIDEGATE_TOKEN": value})
+
+
 @pytest.mark.parametrize(
     ("given", "in_file", "in_environment", "expected"),
     [

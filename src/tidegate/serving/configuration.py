@@ -169,7 +169,12 @@ def gather(
         settings = {key: each for key, each in settings.items() if not key.startswith("token")}
     settings.update(arguments)
     if not {"token", "token_file"} & settings.keys() and TOKEN_VARIABLE in environment:
-        settings["token"] = (environment[TOKEN_VARIABLE],)
+        token = environment[TOKEN_VARIABLE]
+        try:
+            Tokens(token)
+        except ConfigError as error:  # who has given none should learn where this one is from
+            raise ConfigError(f"the variable {TOKEN_VARIABLE} is no token: {error}") from None
+        settings["token"] = (token,)
     if not {"http", "grpc", "uds"} & settings.keys():
         settings.update(http=_HTTP, grpc=_GRPC)
     return Configuration(**settings)
