@@ -112,7 +112,7 @@ def test_a_deadline_that_passes_while_the_model_runs_frees_the_caller(model: Gat
         Batcher(model, inputs=SPEC, caller_runs=False) as batcher,
         door(Models(Served("m", batcher)), "threads") as opened,
     ):
-        calls = [start(opened, timeout=0.3) for _ in range(16)]  # twice as many as threads
+        calls = [start(opened, timeout=1.5) for _ in range(16)]  # twice as many as threads
         model.await_entry()
         for call in calls:
             assert call.exception(PATIENCE).code() is grpc.StatusCode.DEADLINE_EXCEEDED
