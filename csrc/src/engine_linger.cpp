@@ -18,13 +18,21 @@ void Engine::linger(Executor& executor, Lock& lock) noexcept {
         return;
     }
     const bool promised = executor.state == ExecutorState::Signalled;
-    const auto rows_waiting = [this]() -> std::uint32_t {
+    std::uint32_t lanes = 0;
+    const auto rows_waiting = [&]() -> std::uint32_t {
         std::uint64_t rows = 0;
-        for (const auto& lane : lanes_) rows += lane->waiting_rows();
+        lanes = 0;
+        for (const auto& lane : lanes_) {
+            const std::uint64_t here = lane->waiting_rows();
+            rows += here;
+            lanes += here != 0;
+        }
         return static_cast<std::uint32_t>(std::min<std::uint64_t>(rows, kMaxBatchSize));
     };
     const std::uint32_t waiting = rows_waiting();
-    if (waiting >= policy_.max_batch_size) return;
+    // With rows in several lanes there is more to do than one batch: whoever is about to return
+    // has until the others are done.
+    if (waiting >= policy_.max_batch_size || lanes > 1) return;
     const std::uint32_t more = linger_.expected_more(waiting);
     if (more == 0) return;
 
@@ -47,7 +55,7 @@ void Engine::linger(Executor& executor, Lock& lock) noexcept {
         if (phase_.load(std::memory_order_relaxed) != Phase::Open) break;
         const std::uint32_t before = rows;
         rows = rows_waiting();
-        if (rows == before) break;  // arrivals have paused
+        if (rows == before || lanes > 1) break;  // arrivals have paused, or there is more to do
         gap = linger_.gap();
     }
     if (executor.state == ExecutorState::Lingering) {

@@ -278,6 +278,55 @@ void check_holes(std::uint32_t rows, std::uint32_t holes, std::uint32_t lengths)
     batch->release();
 }
 
+/// A clock that goes on with each look at it, and sees an executor linger that looks at it.
+class Watch final : public Clock {
+  public:
+    Nanos now() const noexcept override {
+        lingered |= executor != nullptr && executor->state == ExecutorState::Lingering;
+        return now_ += kMicrosecond;
+    }
+    void advance(Nanos by) noexcept { now_ += by; }
+
+    const Executor* executor = nullptr;
+    mutable bool lingered = false;
+
+  private:
+    mutable Nanos now_ = kMillisecond;
+};
+
+/// Whether the executor lingers before it takes a batch, which then takes 10 ms and has `rows`.
+bool lingers(Engine& engine, Executor& executor, Watch& watch, std::uint32_t rows) {
+    watch.lingered = false;
+    CHECK(engine.await_work(executor) == Status::Ok);
+    Taken taken;
+    CHECK(engine.seal(executor, taken) == Status::Ok);
+    CHECK_EQUAL(engine.claim(taken), rows);
+    watch.advance(10 * kMillisecond);
+    engine.finish(executor, taken, Outcome::Completed, 0, 0);
+    return watch.lingered;
+}
+
+void test_with_rows_of_two_lanes_nobody_lingers() {
+    Watch watch;
+    Engine engine(Policy{.max_batch_size = 64}, watch, false);
+    Executor& executor = engine.add_executor(ExecutorKind::Thread);
+    watch.executor = &executor;
+    Ragged first(engine), second(engine);
+    for (int i = 0; i < 4; ++i) {
+        first.give(64, 64);
+        second.give(64, 64);
+    }
+    for (int i = 0; i < 8; ++i) first.must_submit(1, 1, 1);
+    CHECK(!lingers(engine, executor, watch, 8), "nobody is expected");
+    first.must_submit(1, 1, 1);
+    second.must_submit(2, 1, 1);
+    CHECK(!lingers(engine, executor, watch, 1), "the others have the time of the second batch");
+    CHECK(lingers(engine, executor, watch, 1), "and nothing else is to be done then");
+    engine.close(false);
+    void* orphans[4];
+    engine.take_orphans(orphans, 4);
+}
+
 }  // namespace
 
 int main() {
@@ -288,6 +337,7 @@ int main() {
     test_who_waits_for_room_waits_for_the_batch_that_goes_next();
     test_lanes_share_one_queue();
     test_the_oldest_row_is_passed_over_by_four_full_batches_at_most();
+    test_with_rows_of_two_lanes_nobody_lingers();
     std::uint32_t lengths = 12345;
     for (std::uint32_t rows = 1; rows <= 8; ++rows) {
         for (std::uint32_t holes = 0; holes < 1u << rows; ++holes) {
