@@ -15,7 +15,8 @@ from tidegate.serving.errors import (
 )
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
-from tidegate.serving.served import Pending, Served, Tensor
+from tidegate.serving.served import Pending, Served
+from tidegate.serving.tensors import Tensor
 
 __all__ = [
     "AuthenticationError",

@@ -12,7 +12,8 @@ from tidegate import NativeModel
 from tidegate.errors import OutputError
 from tidegate.serving.datatypes import DATATYPES, Array, datatype_of
 from tidegate.serving.errors import log_failure
-from tidegate.serving.served import Served, Tensor
+from tidegate.serving.served import Served
+from tidegate.serving.tensors import Tensor
 from tidegate.specs import leaves
 
 __all__ = ["Layout", "layouts_of"]
@@ -75,7 +76,7 @@ def promise_of(
     def convert(answer: Any) -> list[Array] | None:
         promised = reference()
         try:
-            return None if promised is None else promised.batch_as_promised(answer)
+            return None if promised is None else promised.answers.of_batch(answer)
         except OutputError as error:
             log_failure(error, "a batch of calls")
             return None

@@ -24,7 +24,8 @@ from tidegate.serving.datatypes import (
 )
 from tidegate.serving.errors import UnsupportedError
 from tidegate.serving.limits import Limits
-from tidegate.serving.served import Served, Tensor
+from tidegate.serving.served import Served
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["Body", "InferRequest", "decode", "encode", "to_json"]
 

@@ -2,58 +2,19 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from tidegate import Batcher, Future
-from tidegate.errors import ConfigError, InputError, OutputError
+from tidegate.errors import ConfigError, InputError
 from tidegate.serving.datatypes import DATATYPES, Array, datatype_of, narrowed
+from tidegate.serving.outputs import Outputs
+from tidegate.serving.tensors import Described, Tensor, described_as, fits
 from tidegate.specs import Spec, TensorSpec, leaves
 
-__all__ = ["Pending", "Served", "Tensor"]
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One named input or output, as one row of it looks.
-
-    Args:
-        name: Its name in the protocol.
-        datatype: The protocol's, such as ``"FP32"`` or ``"BYTES"``.
-        shape: Lengths without the axis of rows; -1 for a length that varies.
-
-    Raises:
-        ConfigError: The name is no string, the datatype does not exist, or the shape is no tuple of
-            lengths of at least -1.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Checks the fields."""
-        if not isinstance(self.name, str):
-            raise ConfigError(f"a tensor's name is a string, got {self.name!r}")
-        if not isinstance(self.datatype, str) or self.datatype not in DATATYPES:
-            raise ConfigError(
-                f"tensor {self.name!r}: there is no datatype {self.datatype!r}; there are "
-                f"{', '.join(DATATYPES)}"
-            )
-        try:
-            lengths = tuple(map(operator.index, self.shape))
-        except TypeError:
-            lengths = (-2,)
-        if any(length < -1 for length in lengths):
-            raise ConfigError(f"tensor {self.name!r}: lengths are >= 0 or -1, got {self.shape}")
-        object.__setattr__(self, "shape", lengths)
-
-
-Described: TypeAlias = "Spec | Tensor | Sequence[Tensor]"
+__all__ = ["Pending", "Served"]
 
 
 class Pending:
@@ -78,12 +39,12 @@ class Pending:
             TidegateError: What the request ended with.
             TimeoutError: It has not ended in time.
         """
-        return self._served._named(self.future.result(timeout), self._rows, self._wanted)
+        return self._served.answers.named(self.future.result(timeout), self._rows, self._wanted)
 
     def __await__(self) -> Generator[Any, None, dict[str, Array]]:
         """Waits in an event loop; what result() returns."""
         answer = yield from self.future.__await__()
-        return self._served._named(answer, self._rows, self._wanted)
+        return self._served.answers.named(answer, self._rows, self._wanted)
 
 
 class Served:
@@ -105,6 +66,9 @@ class Served:
             outputs.
         stuck_after: Seconds after which a batch that has not ended makes its instance count as
             stuck. With all instances stuck the model is not ready. None for never.
+
+    Attributes:
+        answers: Its outputs, for the doors.
 
     Raises:
         ConfigError: The inputs are not known, or have no place in the protocol.
@@ -132,16 +96,15 @@ class Served:
         self.batcher = batcher
         self.stuck_after = stuck_after
         self._spec = _input_spec(name, batcher, inputs)
-        self._inputs = _described("input", self._spec if inputs is None else inputs)
-        self._outputs = None if outputs is None else _described("output", outputs)
+        self._inputs = described_as("input", self._spec if inputs is None else inputs)
         self._names = frozenset(tensor.name for tensor in self._inputs)
         self._specs = [] if self._spec is None else leaves(self._spec)
         if len(self._names) < len(self._inputs):
             raise ConfigError(f"model {name!r} has two inputs of one name: {self._inputs}")
-        if len({tensor.name for tensor in self.outputs}) < len(self.outputs):
-            raise ConfigError(f"model {name!r} has two outputs of one name: {self._outputs}")
+        promised = None if outputs is None else described_as("output", outputs)
+        self.answers = Outputs(name, promised, self._spec)
         if self._spec is not None:
-            own = _described("input", self._spec)
+            own = described_as("input", self._spec)
             if [(each.datatype, each.shape) for each in own] != [
                 (each.datatype, each.shape) for each in self._inputs
             ]:
@@ -149,7 +112,7 @@ class Served:
                     f"the inputs of model {name!r} are {own} to its batcher, got {self._inputs}"
                 )
         if example is not None:
-            self._learn(self._leaves_of(batcher(example), 1))
+            self.answers.learn(batcher(example))
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -159,7 +122,7 @@ class Served:
     @property
     def outputs(self) -> tuple[Tensor, ...]:
         """Those of the outputs; empty until they are known."""
-        return self._outputs or ()
+        return self.answers.tensors
 
     @property
     def ready(self) -> bool:
@@ -207,8 +170,7 @@ class Served:
                 expected="0 or 1",
                 given=repr(priority),
             )
-        if self._outputs is not None:
-            self._check_wanted(outputs)
+        self.answers.check_wanted(outputs)
         rows = self._count_rows(tensors)
         batcher = self.batcher
         if self._spec is None:
@@ -235,7 +197,7 @@ class Served:
         rows = -1
         for tensor in self._inputs:
             array = tensors[tensor.name]
-            if not _fits(tensor, array):
+            if not fits(tensor, array):
                 raise self._misfit(tensor, f"shape {list(array.shape)}")
             if (array.dtype.kind == "O") != (tensor.datatype == "BYTES"):
                 kind = "BYTES" if array.dtype.kind == "O" else datatype_of(array.dtype)
@@ -324,176 +286,10 @@ class Served:
             for row in range(rows)
         ]
 
-    # -- answers --
-
-    def _check_wanted(self, wanted: Sequence[str]) -> None:
-        known = [tensor.name for tensor in self.outputs]
-        for name in wanted:
-            if name not in known:
-                raise InputError(
-                    f"model {self.name!r} has the outputs {known}, and no {name!r}",
-                    expected=str(known),
-                    given=repr(name),
-                )
-
-    def _named(self, answer: Any, rows: int, wanted: Sequence[str]) -> dict[str, Array]:
-        """The batcher's answer as arrays by name, with an axis of rows."""
-        found = self._leaves_of(answer, rows)
-        if self._outputs is None:
-            self._learn(found)
-            self._check_wanted(wanted)
-        named = self._promised(found)
-        return {name: named[name] for name in wanted} if wanted else named
-
-    def batch_as_promised(self, answer: Any) -> list[Array]:
-        """A model's answer to a whole batch as the arrays that were promised; for native doors.
-
-        Raises:
-            OutputError: It is something else.
-        """
-        arrays = self._promised(self._leaves_of_batch(answer)).values()
-        return [each.astype(each.dtype.newbyteorder("="), copy=False) for each in arrays]
-
-    def _promised(self, found: list[tuple[str | None, Array]]) -> dict[str, Array]:
-        """The answer's arrays by name and as promised, in the order of the outputs."""
-        if len(found) != len(self.outputs):
-            raise OutputError(
-                f"model {self.name!r} should answer with {[each.name for each in self.outputs]}, "
-                f"got {len(found)} arrays"
-            )
-        return {
-            tensor.name: self._checked(tensor, array)
-            for tensor, (_, array) in zip(self.outputs, self._ordered(found), strict=True)
-        }
-
-    def _ordered(self, found: list[tuple[str | None, Array]]) -> list[tuple[str | None, Array]]:
-        """The answer's arrays in the order of the outputs: by name where they have names."""
-        if any(key is None for key, _ in found):
-            return found
-        by_name = dict(found)
-        try:
-            return [(tensor.name, by_name[tensor.name]) for tensor in self.outputs]
-        except KeyError:
-            raise OutputError(
-                f"model {self.name!r} should answer with {[each.name for each in self.outputs]}, "
-                f"got {list(by_name)}"
-            ) from None
-
-    def _checked(self, tensor: Tensor, array: Array) -> Array:
-        """`array` in the datatype that the model promises."""
-        given = _datatype(self.name, array)
-        fits = _fits(tensor, array)
-        if given != tensor.datatype and fits:
-            wanted = DATATYPES[tensor.datatype]
-            if "BYTES" in (given, tensor.datatype) or "BF16" in (given, tensor.datatype):
-                fits = False
-            elif fits := np.can_cast(array.dtype, wanted, "same_kind"):
-                held = narrowed(array, wanted)
-                if held is None:
-                    raise OutputError(
-                        f"output {tensor.name!r} of model {self.name!r} should be "
-                        f"{tensor.datatype}, got a number of {given} that it cannot hold"
-                    )
-                array = held
-        if not fits:
-            raise OutputError(
-                f"output {tensor.name!r} of model {self.name!r} should be {tensor.datatype} of "
-                f"shape {[-1, *tensor.shape]}, got {given} of shape {list(array.shape)}"
-            )
-        return array
-
-    def _learn(self, found: list[tuple[str | None, Array]]) -> None:
-        alone = len(found) == 1
-        self._outputs = tuple(
-            Tensor(
-                key or ("output" if alone else f"output_{index}"),
-                _datatype(self.name, array),
-                self._learned_shape(array.shape[1:]),
-            )
-            for index, (key, array) in enumerate(found)
-        )
-
-    def _learned_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """What is known of all answers' rows from the shape of one."""
-        if self._spec is None:  # rows of a list may differ from each other
-            return (-1,) * len(shape)
-        if shape and any(spec.ragged for spec in self._specs):
-            return (-1, *shape[1:])  # as long as the request was, for all that we know
-        return shape
-
-    def _leaves_of(self, answer: Any, rows: int) -> list[tuple[str | None, Array]]:
-        """The arrays of an answer, each with its axis of rows, and their names if they have any."""
-        return _stacked(self.name, [answer]) if rows == 1 else self._leaves_of_batch(answer)
-
-    def _leaves_of_batch(self, answer: Any) -> list[tuple[str | None, Array]]:
-        """Those of an answer to several rows, or to a whole batch."""
-        if isinstance(answer, list):
-            return _stacked(self.name, answer)
-        if isinstance(answer, Mapping):
-            return [(str(key), np.asarray(value)) for key, value in answer.items()]
-        if isinstance(answer, tuple):
-            return [(None, np.asarray(value)) for value in answer]
-        return [(None, np.asarray(answer))]
-
-
-def _stacked(model: str, rows: list[Any]) -> list[tuple[str | None, Array]]:
-    """The leaves of single rows, each as one array with a leading axis."""
-    first = rows[0]
-    try:
-        if isinstance(first, Mapping):
-            return [(str(key), _column([row[key] for row in rows])) for key in first]
-        if isinstance(first, tuple):
-            return [(None, _column(list(values))) for values in zip(*rows, strict=True)]
-        return [(None, _column(rows))]
-    except (ValueError, TypeError, KeyError) as error:
-        raise OutputError(
-            f"the rows that model {model!r} answered with make no arrays: {error}"
-        ) from error
-
-
-def _fits(tensor: Tensor, array: Array) -> bool:
-    """True if the rows of `array` have the shape that they should have."""
-    shape = array.shape
-    if not shape:
-        return False
-    return (
-        shape[1:] == tensor.shape
-        or (  # nearly always at once
-            len(shape) == len(tensor.shape) + 1
-            and all(
-                wanted in (-1, length)
-                for wanted, length in zip(tensor.shape, shape[1:], strict=True)
-            )
-        )
-    )
-
 
 def _writeable(array: Array) -> Array:
     """`array`, or a copy if it lies in a message: models may write to rows, however they came."""
     return array if array.flags.writeable else array.copy()
-
-
-def _column(values: list[Any]) -> Array:
-    if len(values) == 1 and isinstance(values[0], np.ndarray):
-        alone: Array = values[0][np.newaxis]  # what nearly every request has: no copy
-        return alone
-    if all(isinstance(value, str | bytes) for value in values):
-        texts = np.empty(len(values), object)  # fixed-width text would lose trailing zero bytes
-        texts[:] = values
-        return texts
-    return np.stack([np.asarray(value) for value in values])
-
-
-def _datatype(model: str, array: Array) -> str:
-    """The protocol's name for what the model answered with."""
-    if array.dtype.kind == "O":
-        if all(isinstance(element, str | bytes) for element in array.flat):
-            return "BYTES"
-        raise OutputError(f"model {model!r} answered with objects, which have no datatype")
-    try:
-        return datatype_of(array.dtype)
-    except ConfigError as error:
-        raise OutputError(f"model {model!r} answered with {array.dtype}: {error}") from error
 
 
 def _input_spec(name: str, batcher: Batcher, inputs: Described | None) -> Spec | None:
@@ -511,32 +307,3 @@ def _input_spec(name: str, batcher: Batcher, inputs: Described | None) -> Spec |
             "Batcher(model, inputs=TensorSpec(...))"
         )
     return batcher.inputs
-
-
-def _described(kind: str, described: Described | None) -> tuple[Tensor, ...]:
-    """A description in any of the forms that are taken, as Tensors."""
-    if isinstance(described, Tensor):
-        return (described,)
-    if isinstance(described, TensorSpec):
-        return (_tensor(described.name or kind, described),)
-    if isinstance(described, Mapping):
-        return tuple(_tensor(str(key), spec) for key, spec in described.items())
-    parts: Any = described
-    if isinstance(parts, Sequence) and parts and not isinstance(parts, str):
-        fields = getattr(described, "_fields", None)  # of a named tuple
-        return tuple(
-            part
-            if isinstance(part, Tensor)
-            else _tensor(part.name or (fields[index] if fields else f"{kind}_{index}"), part)
-            for index, part in enumerate(parts)
-        )
-    raise ConfigError(
-        f"{kind}s must be a TensorSpec or a Tensor, or a tuple or mapping of them, "
-        f"got {described!r}"
-    )
-
-
-def _tensor(name: str, spec: TensorSpec) -> Tensor:
-    if not isinstance(spec, TensorSpec):
-        raise ConfigError(f"tensor {name!r} must be a TensorSpec or a Tensor, got {spec!r}")
-    return Tensor(name, datatype_of(spec.dtype), tuple(-1 if n is None else n for n in spec.shape))

@@ -23,7 +23,8 @@ from tidegate.serving.errors import UnsupportedError, message_of, status_of
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
 from tidegate.serving.rest import to_json
-from tidegate.serving.served import Served, Tensor
+from tidegate.serving.served import Served
+from tidegate.serving.tensors import Tensor
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

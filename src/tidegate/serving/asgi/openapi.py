@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import tidegate
 from tidegate.serving.datatypes import DATATYPES
 from tidegate.serving.models import Models
-from tidegate.serving.served import Served, Tensor
+from tidegate.serving.served import Served
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["describe"]
 

@@ -19,7 +19,8 @@ from tidegate.serving.grpc.methods import Begun, queue_seconds
 from tidegate.serving.grpc.structure import check_structure
 from tidegate.serving.limits import Limits
 from tidegate.serving.models import Models
-from tidegate.serving.served import Served, Tensor
+from tidegate.serving.served import Served
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["PREDICT", "Predict"]
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from tidegate.errors import TidegateError
 from tidegate.serving.datatypes import Array
-from tidegate.serving.served import Tensor
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["Access", "Connection", "InquiryError"]
 

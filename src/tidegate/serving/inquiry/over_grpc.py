@@ -12,7 +12,7 @@ from tidegate.serving._proto import open_inference_pb2 as pb
 from tidegate.serving.datatypes import Array, check_datatype, check_shape, from_raw, to_raw
 from tidegate.serving.inquiry.connection import Access, InquiryError
 from tidegate.serving.inquiry.values import datatype
-from tidegate.serving.served import Tensor
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["GrpcConnection"]
 

@@ -14,7 +14,7 @@ from tidegate.errors import InputError
 from tidegate.serving.datatypes import Array, check_datatype, check_shape, from_raw, to_raw
 from tidegate.serving.inquiry.connection import Access, InquiryError
 from tidegate.serving.inquiry.values import datatype
-from tidegate.serving.served import Tensor
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["HttpConnection"]
 

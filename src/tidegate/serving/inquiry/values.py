@@ -12,7 +12,7 @@ import numpy as np
 
 from tidegate.errors import InputError
 from tidegate.serving.datatypes import Array, check_shape, datatype_of, from_values
-from tidegate.serving.served import Tensor
+from tidegate.serving.tensors import Tensor
 
 __all__ = ["Given", "arrays", "datatype", "described", "from_arguments", "from_json", "text"]
 
