@@ -7,6 +7,7 @@ One translation unit; each part has a file of its own. From the bottom up:
 
     schema.pxi    what a request looks like, and copying it into staging memory
     collate.pxi   ragged rows made equally long, and answers of one row per token
+    outputs.pxi   what models answer with: arrays, and single rows of them
     batch.pxi     the Python side of a batch: outputs, errors, who awaits it where
     channels.pxi  event loops and the callback thread: one wake-up for all completions
     future.pxi    the handle of a request
@@ -140,6 +141,7 @@ cdef object _log_failed_callback(object future):
 
 include "schema.pxi"
 include "collate.pxi"
+include "outputs.pxi"
 include "batch.pxi"
 include "channels.pxi"
 include "future.pxi"
