@@ -378,7 +378,9 @@ void Worker::close_doomed() {
 
 void Worker::close(Connection& connection) {
     if (connection.dirty) std::erase(dirty_, &connection);
-    // The last one takes its place; closing the descriptor takes it out of epoll.
+    // Closing the descriptor takes it out of epoll only if no child of a fork has it as well.
+    epoll_ctl(epoll_, EPOLL_CTL_DEL, connection.descriptor(), nullptr);
+    // The last one takes its place.
     const std::size_t place = connection.place;
     std::unique_ptr<Connection> gone = std::move(connections_[place]);
     if (place + 1 != connections_.size()) {

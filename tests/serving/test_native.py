@@ -600,6 +600,36 @@ def test_the_child_of_a_fork_leaves_the_server_alone(way: str) -> None:
     """)
 
 
+def test_connections_end_although_the_child_of_a_fork_has_them_as_well() -> None:
+    child.run("""
+        import os, socket
+        from tidegate.serving import Models
+        from tidegate.serving.native import NativeServer
+
+        def connect():
+            client = socket.create_connection(server.address, timeout=20)
+            assert client.recv(9)[3] == 4  # SETTINGS
+            return client
+
+        with NativeServer(Models(), threads=1) as server:
+            clients = [connect() for _ in range(50)]
+            waits, tells = os.pipe()
+            pid = os.fork()
+            if pid == 0:  # has the server's ends of the connections, and no longer the clients'
+                for client in clients:
+                    client.close()
+                os.close(tells)
+                os.read(waits, 1)
+                os._exit(0)
+            for client in clients:
+                client.close()
+                connect().close()  # in the same thread, which has looked at what came before
+            os.close(tells)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            connect().close()
+    """)
+
+
 @pytest.mark.parametrize("stopped", [True, False])
 def test_the_interpreter_may_end_while_a_server_serves(stopped: bool) -> None:
     child.run(f"""
