@@ -45,6 +45,18 @@ def sizes_seen(count: int, policy: Any, sizes: list[int], **settings: Any) -> li
     return [len(batch) for batch in model.batches[1:]]
 
 
+def in_parts(model: Any, **settings: Any) -> Batcher:
+    """Runs batches in parts of 2, 4 and 8 rows."""
+    return Batcher(
+        model,
+        max_batch_size=8,
+        allowed_batch_sizes=[2, 4, 8],
+        padding_policy="batch_down",
+        caller_runs=False,
+        **settings,
+    )
+
+
 # How a batch is run
 
 
@@ -236,13 +248,7 @@ def test_an_answer_for_fewer_rows_than_the_model_saw_is_refused(answer: Any, mes
 )
 def test_parts_of_a_batch_must_be_answered_alike(first: Any, second: Any, message: str) -> None:
     model = Holding(lambda rows: first(rows) if len(rows) == 4 else second(rows))
-    with Batcher(
-        model,
-        max_batch_size=8,
-        allowed_batch_sizes=[2, 4, 8],
-        padding_policy="batch_down",
-        caller_runs=False,
-    ) as batcher:
+    with in_parts(model) as batcher:
         _, *futures = model.ask_together(batcher, rows_of(7))
         for future in futures:
             with pytest.raises(OutputError, match=message):
@@ -295,13 +301,7 @@ def test_the_parts_of_a_batch_may_be_answered_in_the_same_memory(wrap: Any) -> N
         return wrap(buffer[: len(rows)])
 
     model = Holding(double)
-    with Batcher(
-        model,
-        max_batch_size=8,
-        allowed_batch_sizes=[2, 4, 8],
-        padding_policy="batch_down",
-        caller_runs=False,
-    ) as batcher:
+    with in_parts(model) as batcher:
         _, *futures = model.ask_together(batcher, rows_of(8))
         for number, future in enumerate(futures, start=1):
             answer: Any = future.result(PATIENCE)
@@ -320,15 +320,7 @@ def test_tokens_of_the_parts_of_a_batch_may_be_answered_in_the_same_memory() -> 
         return PerToken(tokens)
 
     model = Holding(double)
-    with Batcher(
-        model,
-        inputs=TOKENS,
-        collate="pack",
-        max_batch_size=8,
-        allowed_batch_sizes=[2, 4, 8],
-        padding_policy="batch_down",
-        caller_runs=False,
-    ) as batcher:
+    with in_parts(model, inputs=TOKENS, collate="pack") as batcher:
         rows = [np.arange(number, number + number % 4) for number in range(8)]
         for row, future in zip(rows, model.ask_together(batcher, rows), strict=True):
             np.testing.assert_array_equal(future.result(PATIENCE), 2 * row)
